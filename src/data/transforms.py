@@ -1,0 +1,142 @@
+"""Geometry and normalisation shared by training, evaluation, inference and deployment.
+
+Arrays are NumPy, images are RGB. Nothing here is random: random choices come in as arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+SIZE_MULTIPLE = 32  # MidasNet's deepest level is 1/32 of its input
+ResizeMethod = Literal["lower_bound", "upper_bound", "minimal"]
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How an image becomes the network's input size (the rule of MiDaS, reference section 4).
+
+    Attributes:
+        width: target width in pixels.
+        height: target height in pixels.
+        keep_aspect_ratio: scale both sides alike; otherwise each side to its own target.
+        multiple_of: both sides of the result are multiples of this.
+        method: with the aspect kept, `lower_bound` makes the result at least as large as the
+            target, `upper_bound` at most as large, `minimal` scales as little as possible.
+    """
+
+    width: int = 384
+    height: int = 384
+    keep_aspect_ratio: bool = True
+    multiple_of: int = SIZE_MULTIPLE
+    method: ResizeMethod = "upper_bound"
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels, multiples of `multiple_of`, for an image of this size."""
+        scale_h, scale_w = self.height / height, self.width / width
+        if self.keep_aspect_ratio:
+            scale_h = scale_w = self._common_scale(scale_h, scale_w)
+        return (
+            self._round(scale_h * height, self.height),
+            self._round(scale_w * width, self.width),
+        )
+
+    def _common_scale(self, scale_h: float, scale_w: float) -> float:
+        if self.method == "lower_bound":
+            return max(scale_h, scale_w)
+        if self.method == "upper_bound":
+            return min(scale_h, scale_w)
+        return min(scale_h, scale_w, key=lambda scale: abs(1 - scale))
+
+    def _round(self, length: float, bound: int) -> int:
+        """Nearest multiple; the bound wins over the rounding, and one multiple over the bound."""
+        size = round(length / self.multiple_of) * self.multiple_of
+        if self.method == "upper_bound" and size > bound:
+            size = math.floor(length / self.multiple_of) * self.multiple_of
+        if self.method == "lower_bound" and size < bound:
+            size = math.ceil(length / self.multiple_of) * self.multiple_of
+        return max(size, self.multiple_of)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of an image in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bicubic resize of an image.
+
+    Args:
+        image: uint8 [H, W, 3].
+
+    Returns:
+        float32 [height, width, 3] in about [0, 1] (bicubic overshoots a little).
+    """
+    return cv2.resize(
+        image.astype(np.float32) / np.float32(255), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+
+
+def resize_nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest-neighbour resize of a map [H, W], for targets and masks: it invents no values."""
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def resize_prediction(prediction: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear resize of a prediction float32 [h, w] to float32 [height, width]."""
+    return cv2.resize(prediction, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def normalize(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """float32 [H, W, 3] in [0, 1] -> normalised, contiguous float32 [3, H, W]."""
+    normalized = (image - np.float32(mean)) / np.float32(std)
+    return np.ascontiguousarray(normalized.transpose(2, 0, 1), dtype=np.float32)
+
+
+def random_crop(
+    height: int, width: int, aspect: float | None, min_scale: float, rng: np.random.Generator
+) -> Crop:
+    """A random rectangle inside an image of `height` x `width` pixels.
+
+    Args:
+        aspect: width / height of the rectangle; None keeps the image's own.
+        min_scale: the rectangle's sides are this share or more of the largest one that fits.
+        rng: the source of the size and the position.
+    """
+    aspect = aspect or width / height
+    full_width = min(width, height * aspect)
+    scale = rng.uniform(min_scale, 1.0)
+    crop_width = max(1, min(width, round(full_width * scale)))
+    crop_height = max(1, min(height, round(full_width / aspect * scale)))
+    top = int(rng.integers(height - crop_height + 1))
+    left = int(rng.integers(width - crop_width + 1))
+    return Crop(top, left, crop_height, crop_width)
+
+
+def crop(array: np.ndarray, box: Crop) -> np.ndarray:
+    """The view of `array` [H, W, ...] inside `box`."""
+    return array[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def unit_range(disparity: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Shift and scale disparity [H, W] to [0, 1] over its valid pixels, 0 elsewhere: float32.
+
+    A constant map becomes 0 everywhere.
+    """
+    result = np.zeros(disparity.shape, np.float32)
+    if not mask.any():
+        return result
+    valid = disparity[mask]
+    low, high = float(valid.min()), float(valid.max())
+    if high > low:
+        result[mask] = (valid - low) / (high - low)
+    return result

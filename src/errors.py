@@ -1,0 +1,26 @@
+"""What a user can cause, and how a program ends because of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """Something the user can mend: its text is one line that names the file or key, what was
+    expected and what to do. Everything else is a bug and keeps its traceback."""
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Run `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)

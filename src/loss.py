@@ -1,0 +1,95 @@
+"""Scale-and-shift-invariant loss in disparity space (Ranftl et al., TPAMI 2022, section 5)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+# A prediction whose standard deviation is below this share of its magnitude is constant to
+# float32 rounding: nothing can be aligned to it.
+CONSTANT_SHARE = 1e-5
+
+
+class ScaleShiftInvariantLoss(nn.Cell):
+    """`ssimse`: mean squared error after the least-squares alignment of every image, plus
+    multi-scale gradient matching.
+
+    For each image with M valid pixels: `L_ssi = 1/(2M) sum (s d + t - d*)^2` with s, t the
+    least-squares fit of the prediction d to the target d*, and
+    `L_reg = 1/M sum_k sum |dx R_k| + |dy R_k|` with R = s d + t - d*, scale k taking every
+    2^(k-1)-th pixel. A difference counts only where both its pixels are valid. An image without
+    valid pixels, or with a constant prediction, adds 0. The result is the mean over the images.
+
+    Args:
+        alpha: weight of L_reg (0.5 in the paper).
+        scales: number of scales of L_reg (4 in the paper).
+    """
+
+    def __init__(self, alpha: float = 0.5, scales: int = 4) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.steps = [2**scale for scale in range(scales)]
+
+    def construct(
+        self, prediction: Tensor, target: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compare inverse depths, all [B, H, W].
+
+        Args:
+            prediction: any scale and shift, any float type; computed in float32.
+            target: disparity, usually in [0, 1].
+            mask: 1 where the target is valid, else 0.
+
+        Returns:
+            float32 scalars: the total loss, its mean data term L_ssi, its mean gradient term L_reg.
+        """
+        mask = mask.astype(ms.float32)
+        # What lies under the mask may be anything, NaN included; it must not reach a sum.
+        target = ops.select(mask > 0, target.astype(ms.float32), ops.zeros_like(mask))
+        residual, valid_pixels, usable = align(prediction.astype(ms.float32), target, mask)
+        data = usable * _per_image_sum(residual * residual) / (2 * valid_pixels)
+        gradient = ops.zeros_like(data)
+        for step in self.steps:
+            gradient = gradient + _difference_sum(
+                residual[:, ::step, ::step], mask[:, ::step, ::step]
+            )
+        gradient = usable * gradient / valid_pixels
+        data, gradient = data.mean(), gradient.mean()
+        return data + self.alpha * gradient, data, gradient
+
+
+def align(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least-squares scale and shift of each prediction to its target over the valid pixels.
+
+    The closed form is taken about the means, which keeps float32 accurate however large the
+    prediction's shift is.
+
+    Args:
+        prediction, target, mask: float32 [B, H, W].
+
+    Returns:
+        The masked residual [B, H, W], the number of valid pixels [B] (at least 1), and [B] 1
+        where an alignment exists, else 0.
+    """
+    valid_pixels = ops.maximum(_per_image_sum(mask), Tensor(1.0, ms.float32))
+    mean = _per_image_sum(prediction * mask) / valid_pixels
+    target_mean = _per_image_sum(target * mask) / valid_pixels
+    centred = (prediction - mean.reshape(-1, 1, 1)) * mask
+    target_centred = (target - target_mean.reshape(-1, 1, 1)) * mask
+    variance = _per_image_sum(centred * centred) / valid_pixels
+    covariance = _per_image_sum(centred * target_centred) / valid_pixels
+    usable = variance > CONSTANT_SHARE**2 * (mean * mean + variance)
+    scale = covariance / ops.select(usable, variance, ops.ones_like(variance))
+    residual = scale.reshape(-1, 1, 1) * centred - target_centred
+    return residual, valid_pixels, usable.astype(ms.float32)
+
+
+def _per_image_sum(values: Tensor) -> Tensor:
+    return values.sum(axis=(1, 2))
+
+
+def _difference_sum(residual: Tensor, mask: Tensor) -> Tensor:
+    """Sum of absolute neighbour differences of [B, h, w] where both neighbours are valid: [B]."""
+    across = ops.abs(residual[:, :, 1:] - residual[:, :, :-1]) * mask[:, :, 1:] * mask[:, :, :-1]
+    down = ops.abs(residual[:, 1:] - residual[:, :-1]) * mask[:, 1:] * mask[:, :-1]
+    return _per_image_sum(across) + _per_image_sum(down)

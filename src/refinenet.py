@@ -1,0 +1,103 @@
+"""RefineNet-style decoder of MiDaS (Lin et al. 2017, as in the released MiDaS v2 weights).
+
+Parameter names are the official ones below `scratch.`: layer{1..4}_rn, refinenet{1..4},
+output_conv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import Normal
+
+from src.resnext import conv
+
+HEAD_CHANNELS = 32  # of the last but one convolution, whatever the width of the decoder
+
+
+class Upsample2x(nn.Cell):
+    """Bilinear enlargement of [B, C, H, W] to twice its height and width."""
+
+    def __init__(self, align_corners: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def construct(self, x: Tensor) -> Tensor:
+        size = (2 * x.shape[2], 2 * x.shape[3])
+        return ops.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+
+
+class ResidualConvUnit(nn.Cell):
+    """conv(relu(conv(relu(x)))) + relu(x).
+
+    The skip adds the *rectified* input, since the first ReLU of the released PyTorch code works
+    in place: the checkpoints were trained that way.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = conv(features, features, 3, has_bias=True)
+        self.conv2 = conv(features, features, 3, has_bias=True)
+        self.relu = nn.ReLU()
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self.relu(x)
+        return self.conv2(self.relu(self.conv1(x))) + x
+
+
+class FeatureFusionBlock(nn.Cell):
+    """Add a refined skip to the coarser path, refine the sum and enlarge it twofold."""
+
+    def __init__(self, features: int, has_skip: bool) -> None:
+        super().__init__()
+        # The deepest block has no skip, but released checkpoints hold its unused unit as well.
+        self.resConfUnit1 = ResidualConvUnit(features)
+        self.resConfUnit2 = ResidualConvUnit(features)
+        self.has_skip = has_skip
+        self.upsample = Upsample2x(align_corners=True)
+
+    def construct(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        if self.has_skip:
+            x = x + self.resConfUnit1(skip)
+        return self.upsample(self.resConfUnit2(x))
+
+
+class Decoder(nn.Cell):
+    """Four backbone levels in, inverse depth at 32 times the deepest level's size out.
+
+    Args:
+        in_channels: channels of the four levels, finest first.
+        features: channels inside the decoder (256 in MiDaS).
+    """
+
+    def __init__(self, in_channels: Sequence[int], features: int) -> None:
+        super().__init__()
+        self.layer1_rn = conv(in_channels[0], features, 3)
+        self.layer2_rn = conv(in_channels[1], features, 3)
+        self.layer3_rn = conv(in_channels[2], features, 3)
+        self.layer4_rn = conv(in_channels[3], features, 3)
+        self.refinenet4 = FeatureFusionBlock(features, has_skip=False)
+        self.refinenet3 = FeatureFusionBlock(features, has_skip=True)
+        self.refinenet2 = FeatureFusionBlock(features, has_skip=True)
+        self.refinenet1 = FeatureFusionBlock(features, has_skip=True)
+        self.output_conv = nn.SequentialCell(
+            conv(features, features // 2, 3, has_bias=True),
+            Upsample2x(align_corners=False),
+            conv(features // 2, HEAD_CHANNELS, 3, has_bias=True),
+            nn.ReLU(),
+            _last_conv(),
+            nn.ReLU(),
+        )
+
+    def construct(self, level1: Tensor, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:
+        path = self.refinenet4(self.layer4_rn(level4))
+        path = self.refinenet3(path, self.layer3_rn(level3))
+        path = self.refinenet2(path, self.layer2_rn(level2))
+        path = self.refinenet1(path, self.layer1_rn(level1))
+        return self.output_conv(path).squeeze(1)
+
+
+def _last_conv() -> nn.Conv2d:
+    """32 -> 1. Starts near a constant 1, since a ReLU that starts at 0 never learns."""
+    return nn.Conv2d(HEAD_CHANNELS, 1, 1, has_bias=True, weight_init=Normal(0.02), bias_init="ones")
