@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -14,7 +15,13 @@ class UserError(Exception):
 
 
 def run_program(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit with its code; a UserError becomes one line on stderr and exit code 2."""
+    """Run `main` and exit with its code; a UserError becomes one line on stderr and exit code 2.
+
+    The log of the project ("midas") goes to stderr.
+    """
+    log = logging.getLogger("midas")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
     try:
         code = main()
     except UserError as error:

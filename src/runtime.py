@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from pathlib import Path
@@ -18,6 +19,8 @@ def start(device_target: str, device_id: int = 0, seed: int = 0) -> None:
         UserError: the device is not usable on this machine.
     """
     _choose_cpu_kernels()
+    if "GLOG_v" not in os.environ:  # MindSpore's own switch
+        logging.getLogger("ME").setLevel(logging.ERROR)
     try:
         if device_target == "CPU":
             ms.set_device("CPU")

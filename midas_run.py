@@ -1,0 +1,31 @@
+"""Turn every image of a folder into depth maps."""
+
+import sys
+from pathlib import Path
+
+from src.errors import run_program
+
+
+def main() -> int:
+    from src import runtime
+    from src.config import load_config
+
+    config = load_config(description=__doc__)
+    runtime.start(config.device_target, config.device_id, config.seed)
+
+    from src.inference import predict_folder
+    from src.predictor import Predictor
+
+    predictor = Predictor(
+        config.model_weights, config.network(), config.nm_img_mean, config.nm_img_std
+    )
+    output = Path(config.output_path)
+    failed = predict_folder(predictor, config.input_rule(), Path(config.input_path), output)
+    print(f"depth maps: {output}")
+    if failed:
+        print(f"error: {failed} images failed, see above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_program(main)

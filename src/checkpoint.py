@@ -1,0 +1,110 @@
+"""Save checkpoints atomically, load them strictly, explain every mismatch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import nn
+
+from src.errors import UserError
+
+_LISTED = 3  # names in a message before "and N more"
+
+
+def save(network: nn.Cell, path: Path) -> None:
+    """Write all parameters of `network`: the file is complete or not there at all."""
+    temporary = path.with_name(f".{path.stem}.tmp.ckpt")
+    ms.save_checkpoint(network, str(temporary))
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load(network: nn.Cell, path: str | Path) -> None:
+    """Fill every parameter of a MidasNet from a checkpoint.
+
+    Raises:
+        UserError: the file is missing or no checkpoint, or its parameters are not exactly the
+            network's; says which, and which network the file holds.
+    """
+    parameters = _read(Path(path))
+    expected = {parameter.name: parameter for parameter in network.get_parameters()}
+    if problem := _mismatch(expected, parameters):
+        raise UserError(f"{path}: does not fit this network: {problem}{_advice(path, parameters)}")
+    ms.load_param_into_net(network, parameters, strict_load=True)
+
+
+def _read(path: Path) -> dict[str, ms.Parameter]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file; expected a .ckpt")
+    logger = logging.getLogger("ME")
+    disabled, logger.disabled = logger.disabled, True  # MindSpore logs pages before it raises
+    try:
+        content = ms.load_checkpoint(str(path))
+    except (ValueError, RuntimeError, TypeError):
+        raise UserError(
+            f"{path}: not a MindSpore checkpoint, or damaged; expected a .ckpt that training or "
+            "src/utils/pth2ckpt.py wrote"
+        ) from None
+    finally:
+        logger.disabled = disabled
+    return {name: value for name, value in content.items() if isinstance(value, ms.Parameter)}
+
+
+def _mismatch(expected: Mapping[str, ms.Parameter], found: Mapping[str, ms.Parameter]) -> str:
+    """What differs, in words; empty if nothing does."""
+    wrong = [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and found[name].shape != expected[name].shape
+    ]
+    parts = [
+        _some("", wrong),
+        _some("missing ", [name for name in expected if name not in found]),
+        _some("not in the network: ", [name for name in found if name not in expected]),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _some(label: str, items: list[str]) -> str:
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return label + ", ".join(items[:_LISTED]) + more if items else ""
+
+
+def _advice(path: str | Path, parameters: Mapping[str, ms.Parameter]) -> str:
+    """How to load it all the same, where the file holds another MidasNet."""
+    shape = _network_of(parameters)
+    if shape is None:
+        return ""
+    run_config = Path(path).absolute().parent.parent / "config.yaml"
+    if run_config.is_file():
+        return f"; use --config_path {run_config}"
+    return "; it holds " + " ".join(f"--{key} {value}" for key, value in shape.items())
+
+
+def _network_of(parameters: Mapping[str, ms.Parameter]) -> dict[str, str] | None:
+    """The MidasNet arguments that a checkpoint was made with, None if it holds no MidasNet."""
+    try:
+        stem = parameters["backbone.conv1.weight"].shape
+        grouped = parameters["backbone.layer1.0.conv2.weight"].shape
+        features = parameters["decoder.layer1_rn.weight"].shape
+    except KeyError:
+        return None
+    blocks = {
+        match.groups()
+        for name in parameters
+        if (match := re.match(r"backbone\.layer([1-4])\.(\d+)\.", name))
+    }
+    layers = [sum(stage == str(i) for stage, _ in blocks) for i in range(1, 5)]
+    return {
+        "in_channels": str(stem[0]),
+        "groups": str(grouped[0] // grouped[1]),
+        "width_per_group": str(grouped[1]),
+        "features": str(features[0]),
+        "layers": f'"{layers}"',
+    }

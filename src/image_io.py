@@ -1,0 +1,337 @@
+"""Every image and depth format, read and written in one place.
+
+A file that cannot be read as what it should be raises a `UserError` that names it. Files are
+written whole or not at all. All functions take `str` or `Path`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import uuid
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from src.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+
+# Only what the suffixes stand for: Pillow's other plug-ins include ones that start programs (EPS).
+_PIL_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey + alpha", 6: "RGBA"}
+_DPT_TAG = 202021.25
+_DPT_HEADER = struct.Struct("<fii")
+_PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]{1,32})\s")
+_JPEG_QUALITY = 95
+
+# EXIF 2.32, tag 0x0112: how the stored rows and columns lie -> what makes them upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+PathLike = str | Path
+
+
+def read_image(path: PathLike) -> np.ndarray:
+    """Read a photograph.
+
+    The content decides the format, not the suffix. EXIF orientation is applied, transparency is
+    dropped, grey and palette images become RGB, 16-bit values are scaled to 8 bits.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        UserError: the file is missing, a folder, empty, no image, truncated, damaged or too large.
+    """
+    image = _upright(_decode(path, _read_bytes(path)))
+    if image.mode == "F":
+        raise UserError(f"{path}: holds floating-point values, expected an 8- or 16-bit image")
+    if image.mode.startswith("I"):
+        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        grey = ((wide + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def write_image(path: PathLike, image: np.ndarray) -> None:
+    """Write uint8 [H, W, 3] RGB or uint8 [H, W] grey as PNG or JPEG, by the suffix.
+
+    Raises:
+        ValueError: another suffix, dtype or shape.
+        UserError: the file cannot be written.
+    """
+    colour = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or not (colour or image.ndim == 2):
+        raise ValueError(f"expected uint8 [H, W, 3] or [H, W], got {image.dtype} {image.shape}")
+    suffix = Path(path).suffix.lower()
+    if suffix == ".png":
+        data = _encode(image, "PNG")
+    elif suffix in (".jpg", ".jpeg"):
+        data = _encode(image, "JPEG", quality=_JPEG_QUALITY)
+    else:
+        raise ValueError(f"{path}: images are written as .png, .jpg or .jpeg")
+    write_bytes(path, data)
+
+
+def read_png16(path: PathLike) -> np.ndarray:
+    """Read a single-channel 16-bit PNG, the depth format of KITTI and TUM.
+
+    Returns:
+        uint16 [H, W], raw values.
+
+    Raises:
+        UserError: missing, damaged, or a PNG of another bit depth or with colours.
+    """
+    data = _read_bytes(path)
+    bits, colour_type = _png_kind(path, data, "a 16-bit grey PNG")
+    if (bits, colour_type) != (16, 0):
+        found = _describe_png(bits, colour_type)
+        raise UserError(f"{path}: expected a 16-bit grey PNG, found {found}; use the original file")
+    return np.asarray(_decode(path, data)).astype(np.uint16)
+
+
+def write_png16(path: PathLike, values: np.ndarray) -> None:
+    """Write uint16 [H, W] as a single-channel 16-bit PNG.
+
+    Raises:
+        ValueError: another dtype or shape.
+        UserError: the file cannot be written.
+    """
+    if values.dtype != np.uint16 or values.ndim != 2:
+        raise ValueError(f"expected uint16 [H, W], got {values.dtype} {values.shape}")
+    write_bytes(path, _encode(values, "PNG"))
+
+
+def read_grey(path: PathLike) -> np.ndarray:
+    """Read the raw values of a grey PNG, the format of ReDWeb's relative depth (RDs).
+
+    8 and 16 bits a value; a colour PNG is accepted where its three channels are equal.
+
+    Returns:
+        float32 [H, W] in [0, 255] or [0, 65535].
+
+    Raises:
+        UserError: missing, damaged, not a PNG, or a PNG with colours.
+    """
+    data = _read_bytes(path)
+    bits, colour_type = _png_kind(path, data, "a grey PNG")
+    image = _decode(path, data)
+    if bits == 16 and colour_type == 0:
+        return np.asarray(image).astype(np.float32)
+    channels = np.asarray(image.convert("RGB"))
+    if bits == 16 or (channels != channels[:, :, :1]).any():
+        found = _describe_png(bits, colour_type)
+        raise UserError(f"{path}: expected a grey PNG of 8 or 16 bits, found {found} with colours")
+    return channels[:, :, 0].astype(np.float32)
+
+
+def read_dpt(path: PathLike) -> np.ndarray:
+    """Read a Sintel depth file (.dpt, MPI Sintel depth training data, `sintel_io.py`).
+
+    Returns:
+        float32 [H, W], metres.
+
+    Raises:
+        UserError: missing, wrong tag, impossible size, or not as long as its header says.
+    """
+    data = _read_bytes(path)
+    if len(data) < _DPT_HEADER.size:
+        raise UserError(f"{path}: {len(data)} bytes, too short for the header of a .dpt file")
+    tag, width, height = _DPT_HEADER.unpack_from(data)
+    if tag != _DPT_TAG:
+        raise UserError(f"{path}: starts with tag {tag:.8g}, a .dpt file starts with {_DPT_TAG}")
+    return _raw_floats(path, data[_DPT_HEADER.size :], height, width, "<f4")
+
+
+def write_dpt(path: PathLike, depth: np.ndarray) -> None:
+    """Write float32 [H, W] metres as a Sintel .dpt file.
+
+    Raises:
+        ValueError: another dtype or shape.
+        UserError: the file cannot be written.
+    """
+    height, width = _float_map_shape(depth)
+    write_bytes(path, _DPT_HEADER.pack(_DPT_TAG, width, height) + depth.astype("<f4").tobytes())
+
+
+def read_pfm(path: PathLike) -> np.ndarray:
+    """Read a grey PFM file of either byte order; the size of its scale factor is ignored.
+
+    Returns:
+        float32 [H, W], top row first.
+
+    Raises:
+        UserError: missing, no grey PFM, or not as long as its header says.
+    """
+    data = _read_bytes(path)
+    header = _PFM_HEADER.match(data)
+    if header is None or header[1] != b"Pf":
+        found = "a colour PFM" if data.startswith(b"PF") else "another header"
+        raise UserError(f"{path}: expected a grey PFM ('Pf', width, height, scale), found {found}")
+    try:
+        scale = float(header[4])
+    except ValueError:
+        scale = 0.0
+    if scale == 0:
+        raise UserError(f"{path}: PFM scale {header[4].decode()!r}, expected a number other than 0")
+    dtype = "<f4" if scale < 0 else ">f4"
+    rows = _raw_floats(path, data[header.end() :], int(header[3]), int(header[2]), dtype)
+    return np.ascontiguousarray(rows[::-1])
+
+
+def write_pfm(path: PathLike, values: np.ndarray) -> None:
+    """Write float32 [H, W] (any value, NaN and infinity included) as a little-endian grey PFM.
+
+    Raises:
+        ValueError: another dtype or shape.
+        UserError: the file cannot be written.
+    """
+    height, width = _float_map_shape(values)
+    header = f"Pf\n{width} {height}\n-1.0\n".encode("ascii")
+    write_bytes(path, header + values[::-1].astype("<f4").tobytes())
+
+
+def list_images(folder: PathLike) -> tuple[list[Path], list[Path]]:
+    """The files of a folder, not of its subfolders, each list sorted by name.
+
+    Returns:
+        (files whose suffix is in `IMAGE_SUFFIXES`, all other files)
+
+    Raises:
+        UserError: the folder is missing, a file or unreadable.
+    """
+    folder = Path(folder)
+    try:
+        files = sorted(entry for entry in folder.iterdir() if not entry.is_dir())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no such folder; check the path") from None
+    except NotADirectoryError:
+        raise UserError(f"{folder}: is a file, expected a folder of images") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    others = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
+    return images, others
+
+
+def _read_bytes(path: PathLike) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected a file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise UserError(f"{path}: the file is empty; copy or download it again")
+    return data
+
+
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Write any file whole or not at all: to a temporary file beside it, then moved in one step.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _decode(path: PathLike, data: bytes) -> Image.Image:
+    """Decode all pixels; a truncated file is an error, never a half-grey picture."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=_PIL_FORMATS)
+        if image.format == "PNG":
+            _check_png_chunks(data)
+        image.load()
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{path}: not an image, or damaged at its start") from None
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make the image smaller"
+        ) from None
+    except Exception as error:
+        # Damaged bytes reach the decoders' code in more ways than they document.
+        raise UserError(
+            f"{path}: truncated or damaged ({error}); copy or download it again"
+        ) from None
+    return image
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Raise unless every chunk up to IEND is there with its checksum; Pillow skips some of them."""
+    position, name = len(_PNG_SIGNATURE), b""
+    while name != b"IEND":
+        length, name = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\0"))
+        end = position + 8 + length
+        if len(data) < end + 4:
+            raise ValueError("its end is missing")
+        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"wrong checksum in chunk {name.decode('ascii', 'replace')}")
+        position = end + 4
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation. Damaged metadata leaves the pixels good: then they stay."""
+    try:
+        transpose = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as in `_decode`
+        return image
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _encode(values: np.ndarray, image_format: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(values)).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def _png_kind(path: PathLike, data: bytes, expected: str) -> tuple[int, int]:
+    """(bits a value, colour type) from the IHDR chunk; Pillow's modes do not tell all of them."""
+    if not data.startswith(_PNG_SIGNATURE):
+        raise UserError(f"{path}: not a PNG file, expected {expected}")
+    if len(data) < 26 or data[12:16] != b"IHDR":
+        raise UserError(f"{path}: truncated or damaged (no PNG header); copy or download it again")
+    return data[24], data[25]
+
+
+def _describe_png(bits: int, colour_type: int) -> str:
+    return f"{bits}-bit {_PNG_COLOUR_TYPES.get(colour_type, 'unknown')}"
+
+
+def _raw_floats(path: PathLike, data: bytes, height: int, width: int, dtype: str) -> np.ndarray:
+    if height <= 0 or width <= 0:
+        raise UserError(f"{path}: impossible size {width} x {height}; the file is damaged")
+    expected = 4 * height * width
+    if len(data) != expected:
+        raise UserError(
+            f"{path}: {width} x {height} values need {expected} bytes, the file has {len(data)};"
+            " copy or download it again"
+        )
+    return np.frombuffer(data, dtype).reshape(height, width).astype(np.float32)
+
+
+def _float_map_shape(values: np.ndarray) -> tuple[int, int]:
+    if values.dtype != np.float32 or values.ndim != 2:
+        raise ValueError(f"expected float32 [H, W], got {values.dtype} {values.shape}")
+    return values.shape

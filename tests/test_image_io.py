@@ -1,0 +1,453 @@
+"""Formats against bytes written from their specifications, and against OpenCV as second reader."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from src import image_io
+from src.errors import UserError
+from tests import file_formats
+
+BOUNDED = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+SIDE = st.integers(1, 9)
+FLOATS = hnp.arrays(np.float32, st.tuples(SIDE, SIDE), elements=st.floats(width=32, allow_nan=True))
+
+
+def random_rgb(height: int = 20, width: int = 28) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    encoded, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    assert encoded
+    return data.tobytes()
+
+
+def put(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+# --- photographs -------------------------------------------------------------------------------
+
+
+def test_read_image_returns_the_bytes_of_an_rgb_png(tmp_path):
+    image = random_rgb()
+    read = image_io.read_image(put(tmp_path / "a.png", file_formats.png(image)))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, image)
+
+
+def test_read_image_accepts_a_string_and_an_upper_case_suffix(tmp_path):
+    image = random_rgb()
+    path = put(tmp_path / "A.PNG", file_formats.png(image))
+    np.testing.assert_array_equal(image_io.read_image(str(path)), image)
+
+
+def test_a_red_jpeg_is_red_in_the_first_channel(tmp_path):
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    read = image_io.read_image(put(tmp_path / "red.jpg", jpeg(red)))
+    assert read[..., 0].min() > 245
+    assert read[..., 1:].max() < 10
+
+
+def test_read_image_decides_by_content_not_by_suffix(tmp_path):
+    image = random_rgb()
+    path = put(tmp_path / "really_png.jpg", file_formats.png(image))
+    np.testing.assert_array_equal(image_io.read_image(path), image)
+
+
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored.transpose(1, 0, 2), 2),
+    8: lambda stored: np.rot90(stored, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    stored = random_rgb()
+    chunk = file_formats.png_chunk(b"eXIf", file_formats.exif(orientation))
+    path = put(tmp_path / "a.png", file_formats.png(stored, extra=(chunk,)))
+    np.testing.assert_array_equal(image_io.read_image(path), UPRIGHT[orientation](stored))
+
+
+def test_exif_orientation_of_a_jpeg_is_applied(tmp_path):
+    payload = b"Exif\0\0" + file_formats.exif(6)
+    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(payload)) + payload
+    data = jpeg(random_rgb(20, 28))
+    path = put(tmp_path / "a.jpg", data[:2] + segment + data[2:])
+    assert image_io.read_image(path).shape == (28, 20, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("damaged", [b"nonsense", b"MM\0*\xff\xff\xff\xff", b""])
+def test_damaged_metadata_does_not_cost_the_pixels(tmp_path, damaged):
+    image = random_rgb()
+    chunk = file_formats.png_chunk(b"eXIf", damaged)
+    path = put(tmp_path / "a.png", file_formats.png(image, extra=(chunk,)))
+    np.testing.assert_array_equal(image_io.read_image(path), image)
+
+
+def test_grey_palette_alpha_and_16_bit_images_become_8_bit_rgb(tmp_path):
+    rng = np.random.default_rng(1)
+    grey = rng.integers(0, 256, (5, 7), dtype=np.uint8)
+    palette = rng.integers(0, 256, (256, 3), dtype=np.uint8)
+    rgba = rng.integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    three = np.stack([grey] * 3, axis=-1)
+    cases = {
+        "grey": (file_formats.png(grey), three),
+        "grey_alpha": (file_formats.png(np.stack([grey, 255 - grey], axis=-1)), three),
+        "palette": (file_formats.png(grey, palette=palette), palette[grey]),
+        "rgba": (file_formats.png(rgba), rgba[..., :3]),
+        # 257 * 255 = 65535: the 8-bit value times 257 is the same shade in 16 bits.
+        "grey16": (file_formats.png(grey.astype(np.uint16) * 257), three),
+        "rgb16": (file_formats.png(rgba[..., :3].astype(np.uint16) * 257), rgba[..., :3]),
+    }
+    for name, (data, expected) in cases.items():
+        read = image_io.read_image(put(tmp_path / f"{name}.png", data))
+        assert read.dtype == np.uint8, name
+        np.testing.assert_array_equal(read, expected, err_msg=name)
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    assert cv2.imwrite(str(path), np.ones((4, 4), np.float32))
+    with pytest.raises(UserError, match=r"a\.tif.*floating-point"):
+        image_io.read_image(path)
+
+
+# --- files that are not whole ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_small_file_cut_anywhere_is_an_error_that_names_it(tmp_path, name):
+    image = random_rgb(9, 11)
+    whole = file_formats.png(image) if name == "a.png" else jpeg(image)
+    for length in range(len(whole)):
+        with pytest.raises(UserError, match=name):
+            image_io.read_image(put(tmp_path / name, whole[:length]))
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3, 100, 70_000, 200_000])
+@pytest.mark.parametrize("name", ["big.png", "big.jpg"])
+def test_a_large_file_cut_near_its_end_is_an_error(tmp_path, name, missing):
+    image = random_rgb(400, 500)
+    whole = file_formats.png(image) if name == "big.png" else jpeg(image)
+    path = put(tmp_path / name, whole[:-missing])
+    with pytest.raises(UserError, match=rf"{name}: truncated or damaged"):
+        image_io.read_image(path)
+
+
+def test_a_png_whose_pixels_end_early_between_whole_chunks_is_an_error(tmp_path):
+    whole = file_formats.png(random_rgb())
+    start = whole.index(b"IDAT") + 4
+    pixels = whole[start : whole.index(b"IEND") - 8]
+    chunks = [file_formats.png_chunk(b"IDAT", pixels[:-50]), file_formats.png_chunk(b"IEND", b"")]
+    path = put(tmp_path / "a.png", whole[: start - 8] + b"".join(chunks))
+    with pytest.raises(UserError, match=r"a\.png: truncated"):
+        image_io.read_image(path)
+
+
+def test_a_flipped_bit_in_a_png_is_an_error(tmp_path):
+    data = bytearray(file_formats.png(random_rgb()))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(UserError, match=r"a\.png"):
+        image_io.read_image(put(tmp_path / "a.png", bytes(data)))
+
+
+def test_a_decompression_bomb_is_refused(tmp_path):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = file_formats.png_chunk(b"IHDR", header) + file_formats.png_chunk(b"IDAT", b"")
+    path = put(tmp_path / "bomb.png", file_formats.PNG_SIGNATURE + chunks)
+    with pytest.raises(UserError, match=r"bomb\.png: more than \d+ pixels"):
+        image_io.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"dear diary\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+        (b"\0" * 5000, "not an image"),
+    ],
+)
+def test_a_file_that_is_no_image_is_named(tmp_path, data, message):
+    with pytest.raises(UserError, match=rf"fake\.jpg: .*{message}"):
+        image_io.read_image(put(tmp_path / "fake.jpg", data))
+
+
+READERS = [
+    image_io.read_image,
+    image_io.read_png16,
+    image_io.read_grey,
+    image_io.read_dpt,
+    image_io.read_pfm,
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_missing_file_a_folder_and_an_empty_file_are_named(tmp_path, read):
+    with pytest.raises(UserError, match=r"nowhere: no such file"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=r"folder\.png: is a folder"):
+        read(tmp_path / "folder.png")
+    with pytest.raises(UserError, match=r"nothing: the file is empty"):
+        read(put(tmp_path / "nothing", b""))
+
+
+@BOUNDED
+@given(data=st.data())
+def test_damaged_bytes_never_raise_anything_but_a_user_error(tmp_path, data):
+    values = random_rgb(6, 6)
+    whole = data.draw(
+        st.sampled_from(
+            [
+                file_formats.png(values, extra=(file_formats.png_chunk(b"eXIf", b"MM\0*"),)),
+                file_formats.png(values[..., 0].astype(np.uint16)),
+                jpeg(values),
+                file_formats.dpt(values[..., 0].astype(np.float32)),
+                file_formats.pfm(values[..., 0].astype(np.float32)),
+            ]
+        )
+    )
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    path = put(tmp_path / "damaged", bytes(damaged))
+    for read in READERS:
+        try:
+            read(path)
+        except UserError as error:
+            assert "damaged" in str(error)
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def test_a_written_png_is_read_alike_by_opencv(tmp_path):
+    image = random_rgb()
+    image_io.write_image(tmp_path / "a.png", image)
+    image_io.write_image(tmp_path / "grey.png", image[..., 0])
+    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(read[..., ::-1], image)
+    grey = cv2.imread(str(tmp_path / "grey.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(grey, image[..., 0])
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
+def test_a_written_jpeg_is_close_to_the_image(tmp_path, name):
+    rows, columns = np.mgrid[0:64, 0:64]
+    image = np.stack([rows * 4, columns * 4, 255 - rows * 4], axis=-1).astype(np.uint8)
+    image_io.write_image(tmp_path / name, image)
+    read = cv2.imread(str(tmp_path / name))[..., ::-1]
+    assert np.abs(read.astype(int) - image).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("a.gif", np.zeros((2, 2, 3), np.uint8)),
+        ("a.png", np.zeros((2, 2, 3), np.float32)),
+        ("a.png", np.zeros((2, 2, 4), np.uint8)),
+    ],
+)
+def test_write_image_refuses_what_it_cannot_store(tmp_path, name, image):
+    with pytest.raises(ValueError):
+        image_io.write_image(tmp_path / name, image)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_png16_is_read_alike_by_opencv(tmp_path):
+    values = np.arange(0, 65536, 1237, dtype=np.uint16)[:50].reshape(5, 10)
+    image_io.write_png16(tmp_path / "a.png", values)
+    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, values)
+
+
+@pytest.mark.parametrize("write", [image_io.write_png16, image_io.write_dpt, image_io.write_pfm])
+def test_another_dtype_or_shape_is_a_bug_of_the_caller(tmp_path, write):
+    for values in (np.zeros((2, 2)), np.zeros(4, np.float32), np.zeros(4, np.uint16)):
+        with pytest.raises(ValueError):
+            write(tmp_path / "a", values)
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = put(tmp_path / "a.pfm", b"old")
+
+    def disk_full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    with pytest.raises(UserError, match=r"a\.pfm: cannot be written \(No space left on device\)"):
+        image_io.write_pfm(path, np.zeros((9, 9), np.float32))
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+
+
+def test_writing_into_a_missing_folder_is_an_error_that_names_the_file(tmp_path):
+    with pytest.raises(UserError, match=r"a\.png: cannot be written"):
+        image_io.write_image(tmp_path / "nowhere" / "a.png", random_rgb())
+
+
+# --- 16-bit and grey PNG -----------------------------------------------------------------------
+
+
+@BOUNDED
+@given(values=hnp.arrays(np.uint16, st.tuples(SIDE, SIDE)))
+def test_read_png16_returns_the_values_of_the_file(tmp_path, values):
+    read = image_io.read_png16(put(tmp_path / "a.png", file_formats.png(values)))
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (np.zeros((4, 4), np.uint8), "8-bit grey"),
+        (np.zeros((4, 4, 3), np.uint8), "8-bit RGB"),
+        (np.zeros((4, 4, 3), np.uint16), "16-bit RGB"),
+    ],
+)
+def test_read_png16_says_what_it_found_instead(tmp_path, values, found):
+    path = put(tmp_path / "a.png", file_formats.png(values))
+    with pytest.raises(UserError, match=rf"a\.png: expected a 16-bit grey PNG, found {found}"):
+        image_io.read_png16(path)
+
+
+def test_read_png16_refuses_a_jpeg(tmp_path):
+    with pytest.raises(UserError, match=r"a\.png: not a PNG"):
+        image_io.read_png16(put(tmp_path / "a.png", jpeg(random_rgb())))
+
+
+@pytest.mark.parametrize("read", [image_io.read_png16, image_io.read_grey])
+def test_a_16_bit_png_cut_anywhere_is_an_error(tmp_path, read):
+    whole = file_formats.png(np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000)
+    for length in range(len(whole)):
+        with pytest.raises(UserError, match=r"a\.png"):
+            read(put(tmp_path / "a.png", whole[:length]))
+
+
+def test_read_grey_returns_raw_values_of_8_and_16_bits_and_of_equal_channels(tmp_path):
+    grey = np.arange(0, 240, 8, dtype=np.uint8).reshape(5, 6)
+    cases = {
+        "8": (file_formats.png(grey), grey),
+        "16": (file_formats.png(grey.astype(np.uint16) * 273), grey.astype(np.uint16) * 273),
+        "rgb": (file_formats.png(np.stack([grey] * 3, axis=-1)), grey),
+    }
+    for name, (data, expected) in cases.items():
+        read = image_io.read_grey(put(tmp_path / f"{name}.png", data))
+        assert read.dtype == np.float32, name
+        np.testing.assert_array_equal(read, expected.astype(np.float32), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_read_grey_refuses_colours(tmp_path, dtype):
+    path = put(tmp_path / "colours.png", file_formats.png(random_rgb().astype(dtype)))
+    with pytest.raises(UserError, match=r"colours\.png: expected a grey PNG.*with colours"):
+        image_io.read_grey(path)
+
+
+# --- .dpt and .pfm -----------------------------------------------------------------------------
+
+
+@BOUNDED
+@given(values=FLOATS)
+def test_dpt_and_pfm_are_read_and_written_as_specified(tmp_path, values):
+    data = file_formats.dpt(values)
+    np.testing.assert_array_equal(image_io.read_dpt(put(tmp_path / "a.dpt", data)), values)
+    image_io.write_dpt(tmp_path / "b.dpt", values)
+    assert (tmp_path / "b.dpt").read_bytes() == data
+
+    for little_endian in (True, False):
+        path = put(tmp_path / "a.pfm", file_formats.pfm(values, little_endian))
+        read = image_io.read_pfm(path)
+        assert read.dtype == np.float32
+        assert read.dtype.isnative
+        np.testing.assert_array_equal(read, values)
+    image_io.write_pfm(tmp_path / "b.pfm", values)
+    assert (tmp_path / "b.pfm").read_bytes() == file_formats.pfm(values)
+
+
+def test_the_tag_of_a_dpt_file_is_the_float_202021_25():
+    assert struct.unpack("<f", b"PIEH") == (202021.25,)
+
+
+DPT = file_formats.dpt(np.ones((3, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"PIEI" + DPT[4:], "tag"),
+        (struct.pack("<f", float("nan")) + DPT[4:], "tag"),
+        (DPT[:11], "too short"),
+        (DPT[:-1], "need 48 bytes, the file has 47"),
+        (DPT + b"\0", "need 48 bytes, the file has 49"),
+        (b"PIEH" + struct.pack("<ii", 0, 4), "impossible size 0 x 4"),
+        (b"PIEH" + struct.pack("<ii", -3, -4) + DPT[12:], "impossible size -3 x -4"),
+        (b"PIEH" + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + DPT[12:], "need \\d+ bytes"),
+    ],
+)
+def test_a_wrong_dpt_file_is_named_with_the_reason(tmp_path, data, message):
+    with pytest.raises(UserError, match=rf"a\.dpt: .*{message}"):
+        image_io.read_dpt(put(tmp_path / "a.dpt", data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"PF\n1 1\n-1.0\n" + b"\0" * 12, "colour PFM"),
+        (b"P5\n1 1\n255\n\0", "another header"),
+        (b"Pf\n1 -1\n-1.0\n\0\0\0\0", "another header"),
+        (b"Pf\n1 1\n0.0\n\0\0\0\0", "scale"),
+        (b"Pf\n1 1\n-e-\n\0\0\0\0", "scale"),
+        (b"Pf\n0 1\n-1.0\n", "impossible size 0 x 1"),
+        (b"Pf\n1 1\n-1.0\n\0\0\0", "need 4 bytes, the file has 3"),
+        (b"Pf\n1 1\n-1.0\n\0\0\0\0\0", "need 4 bytes, the file has 5"),
+        (b"Pf\n999999999 999999999\n-1.0\n\0\0\0\0", "need \\d+ bytes"),
+    ],
+)
+def test_a_wrong_pfm_file_is_named_with_the_reason(tmp_path, data, message):
+    with pytest.raises(UserError, match=rf"a\.pfm: .*{message}"):
+        image_io.read_pfm(put(tmp_path / "a.pfm", data))
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+def test_list_images_sorts_and_names_what_is_no_image(tmp_path):
+    for name in ("b.JPG", "a.png", "c.webp", "notes.txt", "depth.pfm", "no_suffix"):
+        put(tmp_path / name, b"")
+    (tmp_path / "folder.png").mkdir()
+    images, others = image_io.list_images(str(tmp_path))
+    assert [path.name for path in images] == ["a.png", "b.JPG", "c.webp"]
+    assert [path.name for path in others] == ["depth.pfm", "no_suffix", "notes.txt"]
+
+
+def test_list_images_of_no_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such folder"):
+        image_io.list_images(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"a\.png: is a file"):
+        image_io.list_images(put(tmp_path / "a.png", b""))
