@@ -1,0 +1,265 @@
+#!/usr/bin/env bash
+# Make .venv and install the project into it.
+#
+#     bash scripts/setup.sh [EXTRAS]
+#
+# EXTRAS is a comma-separated list of the extras of pyproject.toml; demo when not given, "" for none.
+# A second run does nothing; asking for more extras adds them; an interrupted run is repaired by the
+# next one.
+#   PYTHON        the Python to build .venv from, where the first fitting one on PATH is not wanted
+#   MIDAS_PYTHON  an interpreter that has MindSpore already (GPU, Ascend): checked, nothing installed
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+VENV="$REPO_ROOT/.venv"
+PROJECT="$REPO_ROOT/pyproject.toml"
+# The environment is whole when the stamp is there and the marker is not. Stamp: identity of the
+# environment, hash of pyproject.toml, installed extras; one a line.
+STAMP="$VENV/.setup-done"
+MARKER="$VENV/.setup-started"
+LOG="$VENV/setup.log"
+PIP_PID=""
+
+say() {
+    printf 'setup: %s\n' "$*"
+}
+
+# ---- what is asked for, what is there ----
+
+known_extras() {
+    awk '/^\[/ { inside = ($0 ~ /^\[project\.optional-dependencies\]/) }
+         inside && /^[A-Za-z0-9_-]+ *=/ { sub(/ *=.*/, ""); print }' "$PROJECT"
+}
+
+# Sorted, without repeats, comma-separated.
+normalise_extras() {
+    tr -d ' ' <<<"$1" | tr ',' '\n' | sed '/^$/d' | sort -u | paste -sd, -
+}
+
+check_extras() {
+    local known extra
+    known="$(known_extras)"
+    for extra in ${1//,/ }; do
+        grep -qxF -- "$extra" <<<"$known" ||
+            fail "unknown extra '$extra': pyproject.toml has $(paste -sd, - <<<"$known")"
+    done
+}
+
+stamp_line() {
+    [[ ! -f "$STAMP" ]] || sed -n "${1}p" "$STAMP"
+}
+
+python_version() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null
+}
+
+# A moved folder or another Python behind .venv/bin/python changes it.
+environment_identity() {
+    printf '%s %s\n' "$(python_version "$VENV/bin/python")" "$VENV"
+}
+
+project_hash() {
+    sha256sum <"$PROJECT" | cut -d' ' -f1
+}
+
+is_ready() {
+    [[ -f "$STAMP" && ! -e "$MARKER" ]] &&
+        [[ "$(stamp_line 1)" == "$(environment_identity)" ]] &&
+        [[ "$(stamp_line 2)" == "$(project_hash)" ]] &&
+        [[ "$(normalise_extras "$1,$(stamp_line 3)")" == "$(stamp_line 3)" ]]
+}
+
+# ---- what the machine must have ----
+
+fits() {
+    [[ "$1" =~ ^3\.1[0-2]$ ]]
+}
+
+# Sets FOUND_PYTHON. A name on PATH may be a shim that does not run: only an answer counts.
+find_python() {
+    local candidates=(python3.12 python3.11 python3.10 python3 python) candidate version
+    local seen="" without_venv=""
+    [[ -z "$BASE_PYTHON" ]] || candidates=("$BASE_PYTHON")
+    for candidate in "${candidates[@]}"; do
+        version="$(python_version "$candidate")" || continue
+        if ! fits "$version"; then
+            seen+="${seen:+, }$candidate is $version"
+        elif "$candidate" -c 'import ensurepip, venv' 2>/dev/null </dev/null; then
+            FOUND_PYTHON="$candidate"
+            return
+        else
+            without_venv="${without_venv:-$version}"
+        fi
+    done
+    [[ -z "$without_venv" ]] ||
+        fail "Python $without_venv cannot make environments: run 'apt-get install python$without_venv-venv' (Debian, Ubuntu), then this again"
+    fail "no Python 3.10 to 3.12 (${seen:-none of ${candidates[*]} runs}): install one, or name it: PYTHON=/path/to/python3.11 bash scripts/setup.sh"
+}
+
+# Megabytes on disk while the part is being installed (Python 3.11, Linux): its files, its downloads
+# beside them and their copies in the cache of pip. A CUDA build of torch takes some 6 GB more.
+part_size_mb() {
+    case "$1" in
+        core) echo 4700 ;;
+        convert) echo 1300 ;;
+        demo) echo 450 ;;
+        dev) echo 100 ;;
+        *) echo 500 ;;
+    esac
+}
+
+free_mb() {
+    df -Pk "$VENV" | awk 'NR == 2 { print int($4 / 1024) }'
+}
+
+# The parts that the stamp does not list must fit on the disk.
+check_space() {
+    local part need=0 free
+    for part in core ${1//,/ }; do
+        [[ -f "$STAMP" && ",core,$(stamp_line 3)," == *",$part,"* ]] ||
+            need=$((need + $(part_size_mb "$part")))
+    done
+    free="$(free_mb)"
+    ((free >= need)) ||
+        fail "no disk space: the set-up needs about $need MB in $VENV, $free MB are free; free some, or make .venv a link to a folder on a larger disk"
+}
+
+# ---- the work ----
+
+# Empties a half-made .venv. One without marker and stamp may be somebody's own: it is used if it can
+# be, and left alone if not.
+repair_venv() {
+    if [[ -e "$MARKER" || (-f "$STAMP" && "$(stamp_line 1)" != "$(environment_identity)") ]]; then
+        say "repairing .venv: an earlier set-up did not finish, or the folder was moved"
+        touch "$MARKER"
+        find "$VENV/" -mindepth 1 -maxdepth 1 ! -name "$(basename "$MARKER")" -exec rm -rf {} +
+    elif [[ -n "$(ls -A "$VENV")" ]] && ! is_usable_venv; then
+        fail "$VENV is not an environment of Python 3.10 to 3.12 with pip: move it away, then run this again"
+    fi
+}
+
+is_usable_venv() {
+    fits "$(python_version "$VENV/bin/python")" && "$VENV/bin/python" -c 'import pip' 2>/dev/null
+}
+
+make_venv() {
+    touch "$MARKER"
+    say "making .venv with Python $(python_version "$FOUND_PYTHON")"
+    "$FOUND_PYTHON" -m venv "$VENV" >"$LOG" 2>&1 || explain_failure
+}
+
+# Follows a running pip: a line for each phase, on a terminal a live line below it.
+watch_pip() {
+    local start=$SECONDS step="" line clear=""
+    [[ ! -t 1 ]] || clear=$'\r\033[K'
+    while kill -0 "$PIP_PID" 2>/dev/null; do
+        sleep 0.3
+        if [[ "$step" != "installing"* ]]; then
+            step="$(grep -oE '^ *(Collecting|Downloading|Processing) [^ ]+( \(.* .B\))?' "$LOG" | tail -n 1 || true)"
+            if has_begun_installing; then
+                step="installing $(sed -n 's/^Installing collected packages: //p' "$LOG" | tr ',' '\n' | wc -l) packages"
+                printf '%s' "$clear"
+                say "downloaded in $((SECONDS - start)) s, $step"
+            fi
+        fi
+        line="setup: $((SECONDS - start)) s $step"
+        [[ -z "$clear" ]] || printf '%s%s' "$clear" "${line:0:${COLUMNS:-80}-1}"
+    done
+    printf '%s' "$clear"
+}
+
+# pip resolves and downloads everything before it changes the environment, and says when.
+has_begun_installing() {
+    grep -q '^Installing collected packages' "$LOG"
+}
+
+# One line for what went wrong, from pip's log.
+explain_failure() {
+    local wanted error again="run 'bash scripts/setup.sh' again (log: $LOG)"
+    if grep -q 'No space left on device' "$LOG" || (($(free_mb) < 20)); then
+        fail "no disk space left for $VENV ($(free_mb) MB free): free some, then $again"
+    fi
+    wanted="$(sed -nE 's/.*satisfies the requirement (.*) \(from versions: none\).*/\1/p' "$LOG" | tail -n 1)"
+    [[ -z "$wanted" ]] ||
+        fail "no package registry reached that has '$wanted' for this machine: check the network, the proxy and PIP_INDEX_URL, then $again"
+    if grep -qE 'NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|HTTPError' "$LOG"; then
+        fail "the package registry stopped answering: check the network, the proxy and PIP_INDEX_URL, then $again"
+    fi
+    error="$(sed -nE 's/^ *(error|[A-Za-z]*Error): */\1: /Ip' "$LOG" | tail -n 1)"
+    fail "the set-up failed${error:+ ($error)}: see $LOG, then run 'bash scripts/setup.sh' again"
+}
+
+install_project() {
+    local extras="$1" tmp="$VENV/tmp" status=0
+    say "installing the project${extras:+ with $extras} (pip's log: $LOG)"
+    touch "$MARKER"
+    # Downloads go where the space was checked: /tmp is small on many machines. PIP_USER=0: a
+    # pip.conf with 'user = true' is refused inside an environment.
+    mkdir -p "$tmp"
+    TMPDIR="$tmp" PIP_USER=0 "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input \
+        --editable "$REPO_ROOT${extras:+[$extras]}" >"$LOG" 2>&1 </dev/null &
+    PIP_PID=$!
+    watch_pip
+    wait "$PIP_PID" || status=$?
+    PIP_PID=""
+    rm -rf "$tmp"
+    ((status != 0)) || return 0
+    has_begun_installing || rm -f "$MARKER" # as it was before: nothing to repair
+    explain_failure
+}
+
+write_stamp() {
+    printf '%s\n' "$(environment_identity)" "$(project_hash)" "$1" >"$STAMP.tmp"
+    mv -f "$STAMP.tmp" "$STAMP"
+    rm -f "$MARKER"
+}
+
+# Bash starts pip in the background with Ctrl-C ignored, so it has to be ended by hand; the lock is
+# free for the next run once it is gone.
+on_interrupt() {
+    if [[ -n "$PIP_PID" ]] && kill "$PIP_PID" 2>/dev/null; then
+        wait "$PIP_PID" || true
+    fi
+    printf '\nsetup: interrupted; the next run repairs it\n' >&2
+    exit 130
+}
+
+use_own_python() {
+    local output
+    output="$(cd -- "$REPO_ROOT" && "$PYTHON" -c 'import mindspore, src' 2>&1 </dev/null)" ||
+        fail "MIDAS_PYTHON=$PYTHON cannot import mindspore and src ($(tail -n 1 <<<"$output")): run '$PYTHON -m pip install -e $REPO_ROOT', or unset MIDAS_PYTHON"
+}
+
+main() {
+    (($# <= 1)) || fail "usage: bash scripts/setup.sh [EXTRAS, comma-separated: $(known_extras | paste -sd, -)]"
+    if [[ -n "${MIDAS_PYTHON:-}" ]]; then
+        use_own_python
+        return
+    fi
+    local extras start=$SECONDS
+    extras="$(normalise_extras "${1-demo}")"
+    check_extras "$extras"
+    if is_ready "$extras"; then
+        return
+    fi
+
+    mkdir -p -- "$VENV" 2>/dev/null || fail "cannot make the folder $VENV: check the rights and the space"
+    # Opened for writing, which changes nothing, because NFS gives exclusive locks on nothing less.
+    exec 9<>"$PROJECT"
+    flock --nonblock 9 || { say "waiting for another set-up to finish" && flock 9; }
+    if is_ready "$extras"; then
+        return
+    fi
+    trap on_interrupt INT TERM HUP
+    extras="$(normalise_extras "$extras,$(stamp_line 3)")"
+    repair_venv
+    [[ -e "$VENV/bin/python" ]] || find_python
+    check_space "$extras"
+    [[ -e "$VENV/bin/python" ]] || make_venv
+    install_project "$extras"
+    write_stamp "$extras"
+    say "ready in $((SECONDS - start)) s, $(du -sh "$VENV" | cut -f1) in .venv"
+}
+
+main "$@"

@@ -1,0 +1,342 @@
+"""scripts/setup.sh on machines that have what it needs, and on machines that do not.
+
+The script under test is the real one. It runs in a copy of the files it reads; where a set-up must
+succeed, the project is a stand-in that needs no registry: it builds itself (PEP 517 backend in its
+own folder), and its extras are two tiny wheels in a local folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+STAND_IN_PROJECT = """\
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+
+[project]
+name = "stand-in"
+version = "1.0"
+dependencies = []
+
+[project.optional-dependencies]
+demo = ["demo-part"]
+dev = ["dev-part"]
+"""
+
+# Builds the editable wheel by hand, counts its builds, and waits where a test says so.
+STAND_IN_BACKEND = """\
+import os, time, zipfile
+from pathlib import Path
+
+METADATA = '''Metadata-Version: 2.1
+Name: stand-in
+Version: 1.0
+Provides-Extra: demo
+Requires-Dist: demo-part; extra == "demo"
+Provides-Extra: dev
+Requires-Dist: dev-part; extra == "dev"
+'''
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    with open("builds.txt", "a") as builds:
+        builds.write("build\\n")
+    time.sleep(float(os.environ.get("STAND_IN_BUILD_SECONDS", "0")))
+    name = "stand_in-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(Path(wheel_directory) / name, "w") as wheel:
+        wheel.writestr("stand_in.pth", os.getcwd() + "\\n")
+        wheel.writestr("stand_in-1.0.dist-info/METADATA", METADATA)
+        wheel.writestr("stand_in-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nTag: py3-none-any\\n")
+        wheel.writestr("stand_in-1.0.dist-info/RECORD", "")
+    return name
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    raise NotImplementedError
+"""
+
+
+@dataclass
+class Machine:
+    """A folder with the project in it, and the environment of the shell that sets it up."""
+
+    root: Path
+    env: dict[str, str]
+
+    @property
+    def venv_python(self) -> Path:
+        return self.root / ".venv" / "bin" / "python"
+
+    def start(self, *extras: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", str(self.root / "scripts" / "setup.sh"), *extras],
+            cwd="/",
+            env=self.env | env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def start_and_wait_for_pip(self) -> subprocess.Popen[str]:
+        """A set-up that stays in the middle of pip's work for 20 s."""
+        process = self.start(STAND_IN_BUILD_SECONDS="20")
+        deadline = time.monotonic() + 30
+        while self.builds() == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.builds() == 1
+        return process
+
+    def setup(self, *extras: str, **env: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*extras, **env)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def imports(self, *modules: str) -> bool:
+        command = [str(self.venv_python), "-c", f"import {', '.join(modules)}"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    def builds(self) -> int:
+        path = self.root / "builds.txt"
+        return path.read_text().count("build") if path.exists() else 0
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """This process's environment without what steers pip and the scripts on this very machine."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PIP_", "MIDAS_")) and key not in ("PYTHON", "VIRTUAL_ENV")
+    }
+    return kept | {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"} | extra
+
+
+def copy_scripts(root: Path) -> None:
+    (root / "scripts").mkdir(parents=True)
+    for name in ("setup.sh", "common.sh"):
+        shutil.copy(REPO / "scripts" / name, root / "scripts" / name)
+
+
+def write_wheel(folder: Path, module: str) -> None:
+    info = f"{module}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.0\n"
+    with zipfile.ZipFile(folder / f"{module}-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{module}.py", "")
+        wheel.writestr(f"{info}/METADATA", metadata)
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def write_command(folder: Path, name: str, body: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+def path_with_free_space(tmp_path: Path, kilobytes: int) -> dict[str, str]:
+    """PATH with a `df -Pk` in front that reports so much free space."""
+    folder = tmp_path / f"df-{kilobytes}"
+    write_command(folder, "df", f"printf 'header\\n/dev/sda 99999999 1 {kilobytes} 1%% /\\n'")
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
+    assert result.returncode == 2, result
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+@pytest.fixture
+def real_project(tmp_path: Path) -> Machine:
+    """The real pyproject.toml, on a machine whose only registry refuses the connection."""
+    root = tmp_path / "a clone"
+    copy_scripts(root)
+    (root / "src").mkdir()
+    (root / "src" / "__init__.py").touch()
+    (root / "README.md").touch()
+    shutil.copy(REPO / "pyproject.toml", root)
+    registry = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    env = clean_environment(PYTHON=sys.executable, PIP_TIMEOUT="2", **registry)
+    return Machine(root, env | path_with_free_space(tmp_path, 90_000_000))
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Machine:
+    """A project that installs without a registry, on a machine with disk space."""
+    root = tmp_path / "a clone"
+    copy_scripts(root)
+    (root / "pyproject.toml").write_text(STAND_IN_PROJECT)
+    (root / "backend.py").write_text(STAND_IN_BACKEND)
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    write_wheel(wheels, "demo_part")
+    write_wheel(wheels, "dev_part")
+    env = clean_environment(PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheels))
+    return Machine(root, env | path_with_free_space(tmp_path, 90_000_000))
+
+
+def path_without_python(folder: Path) -> str:
+    """Every command of /usr/bin and /bin except the Pythons, as links in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in (Path("/usr/bin"), Path("/bin")):
+        for command in source.iterdir():
+            link = folder / command.name
+            if not command.name.startswith("python") and not link.is_symlink():
+                link.symlink_to(command)
+    return str(folder)
+
+
+def test_no_fitting_python_is_one_line_with_the_versions_seen(
+    real_project: Machine, tmp_path: Path
+) -> None:
+    path = path_without_python(tmp_path / "bin")
+    write_command(tmp_path / "bin", "python3", "echo 3.9")
+    write_command(tmp_path / "bin", "python", "echo 3.13")
+    write_command(tmp_path / "bin", "python3.12", "echo 'shim: not installed' >&2; exit 127")
+    result = real_project.setup(PATH=path, PYTHON="")
+    assert_one_line_error(result, "3.10 to 3.12", "python3 is 3.9", "python is 3.13", "install")
+
+
+def test_python_named_by_hand_must_fit_too(real_project: Machine, tmp_path: Path) -> None:
+    write_command(tmp_path / "old", "python", "echo 3.8")
+    result = real_project.setup(PYTHON=str(tmp_path / "old" / "python"))
+    assert_one_line_error(result, "3.10 to 3.12", "is 3.8")
+
+
+def test_debian_python_without_venv_gets_the_apt_command(
+    real_project: Machine, tmp_path: Path
+) -> None:
+    body = 'case "$2" in *ensurepip*) exit 1 ;; *) echo 3.11 ;; esac'
+    write_command(tmp_path / "debian", "python", body)
+    result = real_project.setup(PYTHON=str(tmp_path / "debian" / "python"))
+    assert_one_line_error(result, "apt-get install python3.11-venv")
+
+
+def test_any_other_failure_is_one_line_with_the_last_error(
+    real_project: Machine, tmp_path: Path
+) -> None:
+    body = 'case "$2" in venv) echo "Error: the moon is full"; exit 1 ;; *) echo 3.11 ;; esac'
+    write_command(tmp_path / "broken", "python", body)
+    result = real_project.setup(PYTHON=str(tmp_path / "broken" / "python"))
+    assert_one_line_error(result, "set-up failed", "the moon is full", "setup.log")
+
+
+def test_full_disk_is_one_line_with_needed_and_free_space(
+    real_project: Machine, tmp_path: Path
+) -> None:
+    result = real_project.setup(**path_with_free_space(tmp_path, 400 * 1024))
+    assert_one_line_error(result, "no disk space", "400 MB are free")
+    assert not real_project.venv_python.exists()
+
+
+def test_unreachable_registry_is_one_line_that_names_pips_log(real_project: Machine) -> None:
+    result = real_project.setup()
+    log = real_project.root / ".venv" / "setup.log"
+    assert_one_line_error(result, "registry", "setuptools", "PIP_INDEX_URL", str(log))
+    assert "No matching distribution" in log.read_text()
+
+
+def test_unknown_extra_is_one_line_with_the_known_ones(stand_in: Machine) -> None:
+    assert_one_line_error(stand_in.setup("demmo"), "demmo", "demo,dev")
+
+
+def test_second_run_does_nothing_and_later_wishes_are_added(stand_in: Machine) -> None:
+    assert stand_in.setup().returncode == 0
+    assert stand_in.imports("demo_part")
+    assert not stand_in.imports("dev_part")
+
+    start = time.monotonic()
+    second = stand_in.setup()
+    assert time.monotonic() - start < 2
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert stand_in.setup("").returncode == 0  # none is a subset as well
+    assert stand_in.builds() == 1
+
+    assert stand_in.setup("dev").returncode == 0
+    assert stand_in.imports("demo_part", "dev_part")
+    assert stand_in.setup("dev, demo").stdout == ""
+    assert stand_in.builds() == 2
+
+    with (stand_in.root / "pyproject.toml").open("a") as project:
+        project.write("# changed\n")
+    assert stand_in.setup("").returncode == 0
+    assert stand_in.builds() == 3
+    assert stand_in.setup("demo,dev").stdout == ""  # what was there before still counts
+
+
+def test_registry_lost_while_adding_leaves_the_environment_whole(
+    stand_in: Machine, tmp_path: Path
+) -> None:
+    assert stand_in.setup("demo").returncode == 0
+    (tmp_path / "wheels" / "dev_part-1.0-py3-none-any.whl").unlink()
+    assert_one_line_error(stand_in.setup("dev"), "registry", "dev-part")
+    assert stand_in.setup("demo").stdout == ""
+    assert stand_in.imports("demo_part")
+
+
+def test_killed_set_up_is_repaired_by_the_next_run(stand_in: Machine) -> None:
+    process = stand_in.start_and_wait_for_pip()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    for pip in (stand_in.root / ".venv").glob("lib/python*/site-packages/pip"):
+        shutil.rmtree(pip)  # half-made in the worst place
+
+    repaired = stand_in.setup()
+    assert repaired.returncode == 0, repaired.stderr
+    assert "repairing" in repaired.stdout
+    assert stand_in.imports("demo_part", "pip")
+
+
+def test_interrupt_ends_pip_and_says_so(stand_in: Machine) -> None:
+    process = stand_in.start_and_wait_for_pip()
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    lock = ["flock", "--nonblock", str(stand_in.root / "pyproject.toml"), "true"]
+    assert subprocess.run(lock).returncode == 0  # a pip that lives on would hold it
+
+
+def test_second_set_up_waits_for_the_first(stand_in: Machine) -> None:
+    first = stand_in.start(STAND_IN_BUILD_SECONDS="1")
+    second = stand_in.start(STAND_IN_BUILD_SECONDS="1")
+    outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert sum("waiting" in output for output in outputs) == 1
+    assert stand_in.builds() == 1
+
+
+def test_somebody_elses_folder_is_left_alone(stand_in: Machine) -> None:
+    (stand_in.root / ".venv").mkdir()
+    note = stand_in.root / ".venv" / "note.txt"
+    note.write_text("mine")
+    assert_one_line_error(stand_in.setup(), ".venv", "move it away")
+    assert note.read_text() == "mine"
+
+
+def test_own_interpreter_is_checked_and_nothing_is_installed(
+    stand_in: Machine, tmp_path: Path
+) -> None:
+    write_command(tmp_path / "own", "python", "exit 0")
+    ready = stand_in.setup(MIDAS_PYTHON=str(tmp_path / "own" / "python"))
+    assert (ready.returncode, ready.stdout, ready.stderr) == (0, "", "")
+    write_command(tmp_path / "own", "python", "echo \"No module named 'mindspore'\" >&2; exit 1")
+    lacking = stand_in.setup(MIDAS_PYTHON=str(tmp_path / "own" / "python"))
+    assert_one_line_error(lacking, "MIDAS_PYTHON", "No module named 'mindspore'")
+    assert not (stand_in.root / ".venv").exists()
