@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The main job on rendered data and real photographs: set up, render, train a small MidasNet,
+# evaluate it zero-shot, export it and turn photographs into depth maps.
+#
+#     bash scripts/quickstart.sh [--train N] [--test N] [--epochs N] [--data DIR] [--output DIR]
+#
+# --train and --test are numbers of rendered pictures (test: of each benchmark).
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+train=540 test=12 epochs=20
+data="$REPO_ROOT/data/quickstart"
+run="$REPO_ROOT/output/quickstart-$(date +%Y%m%d-%H%M%S)"
+while [[ $# -gt 0 ]]; do
+    [[ $# -ge 2 ]] || fail "$1: expected one of --train, --test, --epochs, --data, --output and a value"
+    case "$1" in
+        --train) train="$2" ;;
+        --test) test="$2" ;;
+        --epochs) epochs="$2" ;;
+        --data) data="$(realpath -m -- "$2")" ;;
+        --output) run="$(realpath -m -- "$2")" ;;
+        *) fail "$1: expected --train, --test, --epochs, --data or --output" ;;
+    esac
+    shift 2
+done
+
+times=()
+part() {
+    local name="$1" start=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    "$@"
+    times+=("$name $((SECONDS - start)) s")
+}
+
+python_in_repo() {
+    "$PYTHON" "$REPO_ROOT/$1" "${@:2}"
+}
+
+photographs() {
+    python_in_repo preprocess/middlebury.py --output "$data"
+    python_in_repo preprocess/photographs.py --output "$data/photographs"
+}
+
+training() {
+    bash "$REPO_ROOT/scripts/run_standalone_train.sh" 0 \
+        --config_path "$REPO_ROOT/scripts/quickstart.yaml" --train_data_dir "$data" \
+        --epoch_size "$epochs" --run_path "$(dirname -- "$run")" --run_name "$(basename -- "$run")"
+    checkpoint="$(ls -t -- "$run"/ckpt/*.ckpt | head -n 1)"
+}
+
+evaluation() {
+    local names
+    for names in Kitti,Sintel,TUM Middlebury; do
+        bash "$REPO_ROOT/scripts/run_eval.sh" 0 "$names" "$checkpoint" \
+            --config_path "$run/config.yaml" --ann_file "$run/val.json"
+    done
+}
+
+part "set-up" ensure_setup demo
+part "scenes" python_in_repo preprocess/render_scenes.py --output "$data" --train "$train" --test "$test"
+part "photographs" photographs
+part "training" training
+part "evaluation" evaluation
+part "export" python_in_repo midas_export.py --config_path "$run/config.yaml" \
+    --model_weights "$checkpoint" --export_path "$run/midas.mindir"
+part "depth maps" python_in_repo midas_run.py --config_path "$run/config.yaml" \
+    --model_weights "$run/midas.mindir" --input_path "$data/photographs" --output_path "$run/depth"
+
+printf '\n== done in %d s:%s\n' "$SECONDS" "$(printf ' %s,' "${times[@]}" | sed 's/,$//')"
+cat <<END
+results         $run/val.json $(cat "$run/val.json")
+checkpoint      $checkpoint
+MINDIR          $run/midas.mindir
+curves          $run/curves.png
+depth pictures  $run/depth/*_depth.png
+END
