@@ -1,0 +1,197 @@
+"""Render random textured scenes with exact depth as ReDWeb, KITTI, Sintel and TUM folders.
+
+    python preprocess/render_scenes.py --output data [--train 360] [--test 12] [--seed 1]
+
+The training set and the three test sets share no scene. The same settings give the same bytes,
+whatever the number of workers; a run that was stopped goes on where it stopped.
+Needs Mitsuba 3: pip install -e .[demo]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from layouts import LAYOUTS, Layout, ReDWeb, write_text
+from tqdm import tqdm
+
+from src.errors import UserError, run_program
+
+SETTINGS_FILE = "render_settings.json"
+GENERATOR = 1  # raise when the same settings start to give other bytes
+
+
+@dataclass(frozen=True)
+class Task:
+    """The missing pictures of one scene."""
+
+    layout: int
+    scene: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to know."""
+
+    output: Path
+    train: int
+    test: int
+    seed: int
+    width: int
+    height: int
+    samples: int
+
+    def layouts(self) -> list[Layout]:
+        return [
+            layout(self.output, self.train if layout is ReDWeb else self.test) for layout in LAYOUTS
+        ]
+
+    def settings(self) -> dict[str, int]:
+        """What decides the bytes; kept beside them."""
+        names = ("train", "test", "seed", "width", "height", "samples")
+        return {"generator": GENERATOR, **{name: getattr(self, name) for name in names}}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[Job, int]:
+    """Command line to the job and the number of workers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--train", type=int, default=360, help="training pictures (default %(default)s)")
+    add("--test", type=int, default=12, help="pictures in each test set (default %(default)s)")
+    add("--seed", type=int, default=1, help="another seed, other scenes (default %(default)s)")
+    add("--width", type=int, default=160, help="of training pictures (default %(default)s)")
+    add("--height", type=int, default=128, help="of training pictures (default %(default)s)")
+    add("--samples", type=int, default=16, help="light paths a pixel (default %(default)s)")
+    add("--workers", type=int, default=2, help="processes (default %(default)s)")
+    options = vars(parser.parse_args(arguments))
+    lowest = {"train": 0, "test": 0, "seed": 0, "width": 32, "height": 32, "samples": 1}
+    for name, least in {**lowest, "workers": 1}.items():
+        if options[name] < least:
+            raise UserError(f"--{name} {options[name]}: expected a whole number from {least}")
+    workers = options.pop("workers")
+    return Job(**options), workers
+
+
+def claim_folder(job: Job) -> None:
+    """Make the output folder ours: refuse one that holds other data or other settings."""
+    path = job.output / SETTINGS_FILE
+    wanted = job.settings()
+    if not path.exists():
+        for name in (*(layout.name for layout in LAYOUTS), "mixdata.json"):
+            if (job.output / name).exists():
+                raise UserError(
+                    f"{job.output / name} exists and was not rendered by this program; choose "
+                    "another --output"
+                )
+        try:
+            write_text(path, json.dumps(wanted, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--output {job.output}: cannot write there ({error})") from error
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON; choose another --output") from error
+    if found != wanted:
+        had = found if isinstance(found, dict) else {}
+        other = ", ".join(f"{key} {had.get(key)}" for key in wanted if had.get(key) != wanted[key])
+        raise UserError(
+            f"{job.output} was rendered with other settings ({other}): use those, or another "
+            "--output"
+        )
+
+
+def missing_tasks(job: Job) -> list[Task]:
+    """One task for every scene that still lacks pictures."""
+    tasks = []
+    for number, layout in enumerate(job.layouts()):
+        for first in range(0, layout.count, layout.views):
+            views = range(first, min(first + layout.views, layout.count))
+            missing = [i for i in views if not all(file.exists() for file in layout.files(i))]
+            if missing:
+                tasks.append(Task(number, first // layout.views, tuple(missing)))
+    return tasks
+
+
+def _start_worker() -> None:
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def render_task(job: Job, task: Task) -> int:
+    """Render and write the pictures of one scene; returns their number."""
+    from renderer import SceneRenderer
+
+    layout = job.layouts()[task.layout]
+    width, height = layout.size or (job.width, job.height)
+    kind = layout.kinds[task.scene % len(layout.kinds)]
+    scene = SceneRenderer((job.seed, layout.split, task.scene), kind)
+    for index in task.indices:
+        view = scene.render(index % layout.views, width, height, job.samples)
+        for file in layout.files(index):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        layout.write(index, view.image, view.depth, view.focal)
+    return len(task.indices)
+
+
+def _submit(pool: ProcessPoolExecutor, job: Job, tasks: list[Task]) -> list[Future[int]]:
+    # Ctrl-C reaches every process of the terminal. Workers start here and inherit that they ignore
+    # it: only the parent acts on it, and they finish the picture they are at.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return [pool.submit(render_task, job, task) for task in tasks]
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def render_all(job: Job, workers: int) -> None:
+    """Render what is missing with a progress bar."""
+    tasks = missing_tasks(job)
+    total = sum(layout.count for layout in job.layouts())
+    done = total - sum(len(task.indices) for task in tasks)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    try:
+        with tqdm(total=total, initial=done, desc="rendering", unit="picture") as bar:
+            for future in as_completed(_submit(pool, job, tasks)):
+                bar.update(future.result())
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a rendering process was ended from outside (out of memory?); run the same command "
+            "again to go on, with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    for layout in job.layouts():
+        layout.finish()
+
+
+def main() -> None:
+    job, workers = parse_arguments()
+    try:
+        import mitsuba  # noqa: F401
+    except ImportError as error:
+        raise UserError("rendering needs Mitsuba 3: pip install -e .[demo]") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as tidily as on Ctrl-C
+    claim_folder(job)
+    render_all(job, workers)
+    print(f"{job.train} training pictures and 3 x {job.test} test pictures in {job.output}")
+
+
+if __name__ == "__main__":
+    run_program(main)
