@@ -24,6 +24,7 @@ METRICS = (
     *("epoch", "step", "loss", "data_loss", "gradient_loss"),
     *("backbone_lr", "decoder_lr", "images_per_second"),
 )
+_DEAD_STEPS = 10  # a loss of 0 in so many steps is no accident
 _CURVES_SECONDS = 60  # redraw curves.png at most this often
 
 
@@ -35,11 +36,17 @@ def _position(run_context: RunContext) -> tuple[int, int, int]:
 
 
 class Guard(Callback):
-    """Stops the run at a sample that could not be read, or at a loss that is not finite."""
+    """Stops the run at a sample that could not be read, or when training has diverged.
+
+    A loss that is not finite shows that at once. More often MindSpore's ReLU hides it: its
+    relu(NaN) is 0 on a CPU, the prediction becomes constant, and the loss of a constant is 0.
+    """
 
     def __init__(self, data: TrainingData, batch_size: int) -> None:
         self.data = data
         self.batch_size = batch_size
+        self.zeros = 0  # steps in a row whose loss is exactly 0
+        self.warned = False
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         if self.data.errors:
@@ -51,6 +58,21 @@ class Guard(Callback):
             raise UserError(
                 f"loss is {loss} at epoch {epoch} step {step}; check these files, or lower the "
                 f"learning rate: {', '.join(files)}"
+            )
+        if loss == 0 and not self.warned:
+            self.warned = True
+            LOG.warning(
+                "WARNING: the loss is exactly 0: every prediction of this batch is constant, or no "
+                "pixel is valid. If it stays 0 the network is dead; lower the learning rate"
+            )
+        self.zeros = self.zeros + 1 if loss == 0 else 0
+        if self.zeros == _DEAD_STEPS:
+            epoch, step, _ = _position(run_context)
+            files = self.data.batch_files(epoch - 1, step - 1, self.batch_size)
+            raise UserError(
+                f"loss is 0 in {_DEAD_STEPS} steps up to epoch {epoch} step {step}: the prediction "
+                "is constant; lower the learning rate, or check model_weights and these files: "
+                f"{', '.join(files)}"
             )
 
 
@@ -152,6 +174,12 @@ class CheckpointSaver(Callback):
         epoch, step, _ = _position(run_context)
         if epoch % self.every_epochs and epoch != run_context.original_args().epoch_num:
             return
+        for parameter in self.network.get_parameters():
+            if not np.isfinite(parameter.asnumpy()).all():
+                raise UserError(
+                    f"{parameter.name}: not finite after epoch {epoch}, so it is not saved; lower "
+                    "the learning rate, or check model_weights"
+                )
         path = self.folder / f"Midas_0-{epoch}_{step}.ckpt"
         checkpoint.save(self.network, path)
         self.saved.append(path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import mindspore as ms
@@ -16,13 +18,38 @@ from src.errors import UserError
 _LISTED = 3  # names in a message before "and N more"
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write, in a temporary folder beside `path`, of the same name.
+
+    At the end of the block the file takes the place of `path`; after an error `path` is as it
+    was. Either way the folder is gone, with all that MindSpore writes on its way.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
+            temporary = Path(folder, path.name)
+            temporary.touch()
+            mode = temporary.stat().st_mode  # the umask's; MindSpore makes its files 0400
+            yield temporary
+            temporary.chmod(mode)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
 def save(network: nn.Cell, path: Path) -> None:
-    """Write all parameters of `network`: the file is complete or not there at all."""
-    temporary = path.with_name(f".{path.stem}.tmp.ckpt")
-    ms.save_checkpoint(network, str(temporary))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write all parameters of `network`: the file is complete or not there at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        ms.save_checkpoint(network, str(temporary))
 
 
 def load(network: nn.Cell, path: str | Path) -> None:

@@ -13,11 +13,14 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -27,8 +30,8 @@ from src.errors import UserError
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 
 Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-EndRate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+EndRate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Channels3 = tuple[float, float, float]
 
@@ -52,7 +55,9 @@ FilePath = Annotated[Text, _PATH]
 class Config(BaseModel):
     """Every parameter, as documented in config.yaml. Paths are absolute, or empty for none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
     device_target: Literal["CPU", "GPU", "Ascend"]
     device_id: Annotated[int, Field(ge=0)]
@@ -90,12 +95,12 @@ class Config(BaseModel):
     backbone_params_lr: Rate
     backbone_params_end_lr: EndRate
     lr_decay: bool
-    power: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    power: Annotated[float, Field(gt=0)]
     loss: Literal["ssimse"]
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    alpha: Annotated[float, Field(ge=0)]
     scales: Annotated[int, Field(ge=1, le=8)]
     run_path: FilePath
-    run_name: Annotated[Text, BeforeValidator(_single_folder_name)]
+    run_name: Annotated[Text, AfterValidator(_single_folder_name)]
     save_checkpoint_epochs: Count
     keep_checkpoint_max: Count
 
@@ -113,6 +118,13 @@ class Config(BaseModel):
     model_weights: FilePath
     file_format: Literal["MINDIR"]
     export_path: FilePath
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_booleans(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError("should be a number")
+        return value
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Config:
@@ -227,7 +239,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _unknown(name: str, where: str = "") -> str:
     key = name.lstrip("-").split("=")[0]
-    near = difflib.get_close_matches(key, [*Config.model_fields, "config_path"], n=1, cutoff=0.5)
+    known = [*Config.model_fields, *([] if where else ["config_path"])]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     if not name.startswith("-") and not where:
         return f"{name}: expected a flag, --key value{hint}"
@@ -240,7 +253,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"config_path: cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML: {problem}") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected lines of 'key: value'")

@@ -116,15 +116,20 @@ def read_results(path: Path) -> dict[str, float]:
     """What val.json holds, {} if there is none yet.
 
     Raises:
-        UserError: the file is something else, which must not be overwritten.
+        UserError: the file is something else, which must not be overwritten, or its folder is
+            missing.
     """
+    if not path.parent.is_dir():
+        raise UserError(f"ann_file: {path.parent} is no folder; create it first")
     if not path.exists():
         return {}
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         content = None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(
+        isinstance(value, (int, float)) for value in content.values()
+    ):
         raise UserError(f"ann_file: {path} exists and is no result of an evaluation; move it away")
     return content
 

@@ -40,13 +40,9 @@ def export_mindir(
     checkpoint.load(net, weights)
     net.set_train(False)
     image = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
-    temporary = path.with_name(f".{path.stem}.tmp.mindir")
-    try:
+    with checkpoint.whole_file(path) as temporary:
         ms.export(net, ms.Tensor(image), file_name=str(temporary), file_format="MINDIR")
         reloaded, _ = load_mindir(temporary)
         difference = np.abs(reloaded(ms.Tensor(image)).asnumpy() - net(ms.Tensor(image)).asnumpy())
         if difference.any():
             raise RuntimeError(f"the exported network differs by up to {difference.max():g}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def predict_folder(predictor: Predictor, rule: ResizeRule, source: Path, output:
         The number of images that failed.
 
     Raises:
-        UserError: the folder is missing or holds no image, or the output cannot be written.
+        UserError: the folder is missing or holds no image, or the output cannot be written or
+            would overwrite the photographs.
     """
     images, others = image_io.list_images(source)
     if not images:
@@ -38,24 +40,40 @@ def predict_folder(predictor: Predictor, rule: ResizeRule, source: Path, output:
         raise UserError(f"{source}: no image in this folder; expected {suffixes}")
     for path in others:
         LOG.info("skipped %s: not an image", path)
+    if output.resolve() == source.resolve():
+        raise UserError(f"output_path: {output} holds the photographs; choose another folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_path: cannot create {output}: {error.strerror}") from None
     failed = 0
-    stems = Counter(path.stem for path in images)
+    names = output_names(images)
     with logging_redirect_tqdm([LOG]):
-        for path in tqdm(images, unit="image", desc="predicting"):
+        for path, name in zip(tqdm(images, unit="image", desc="predicting"), names, strict=True):
             try:
                 image = image_io.read_image(path)
             except UserError as error:
                 LOG.error("error: %s", error)
                 failed += 1
                 continue
-            # a.jpg and a.png in one folder must not write the same files.
-            name = path.stem if stems[path.stem] == 1 else path.name
             write_outputs(output, name, image, predictor.predict(image, rule))
     return failed
+
+
+def output_names(images: Sequence[Path]) -> list[str]:
+    """The <name> of each image's files: its stem, or its whole name if two stems would collide.
+
+    a.jpg and a.png must not write the same files, nor a.jpg (a_depth.png) and a_depth.jpg.
+    """
+    stems = Counter(path.stem for path in images)
+    return [
+        path.name
+        if stems[path.stem] > 1
+        or path.stem.endswith("_depth")
+        or Path(path.stem).suffix.lower() in image_io.IMAGE_SUFFIXES
+        else path.stem
+        for path in images
+    ]
 
 
 def write_outputs(folder: Path, name: str, image: np.ndarray, prediction: np.ndarray) -> None:

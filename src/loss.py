@@ -90,6 +90,12 @@ def _per_image_sum(values: Tensor) -> Tensor:
 
 def _difference_sum(residual: Tensor, mask: Tensor) -> Tensor:
     """Sum of absolute neighbour differences of [B, h, w] where both neighbours are valid: [B]."""
-    across = ops.abs(residual[:, :, 1:] - residual[:, :, :-1]) * mask[:, :, 1:] * mask[:, :, :-1]
-    down = ops.abs(residual[:, 1:] - residual[:, :-1]) * mask[:, 1:] * mask[:, :-1]
-    return _per_image_sum(across) + _per_image_sum(down)
+    total = ops.zeros_like(residual[:, 0, 0])
+    # MindSpore's sum over no pixels is not 0, so a coarse scale's single row or column is left out.
+    if residual.shape[2] > 1:
+        across = ops.abs(residual[:, :, 1:] - residual[:, :, :-1])
+        total = total + _per_image_sum(across * mask[:, :, 1:] * mask[:, :, :-1])
+    if residual.shape[1] > 1:
+        down = ops.abs(residual[:, 1:] - residual[:, :-1])
+        total = total + _per_image_sum(down * mask[:, 1:] * mask[:, :-1])
+    return total

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +98,32 @@ def load_mindir(path: Path) -> tuple[nn.GraphCell, tuple[int, int]]:
     try:
         model.ParseFromString(path.read_bytes())
         shape = tuple(model.graph.input[0].tensor[0].dims)
-    except (DecodeError, IndexError):
+        output = tuple(model.graph.output[0].tensor[0].dims)
+    except (DecodeError, IndexError, UnicodeDecodeError):
         raise damaged from None
-    if len(shape) != 4 or shape[:2] != (1, 3):
-        raise UserError(f"{path}: takes {shape}, expected one RGB image (1, 3, height, width)")
+    if not model.HasField("mind_ir_version"):  # the file's last field: the end is missing
+        raise damaged
+    if len(shape) != 4 or shape[:2] != (1, 3) or output != (1, *shape[2:]) or min(shape) < 1:
+        raise UserError(
+            f"{path}: maps {shape} to {output}, expected one RGB image (1, 3, height, width) to "
+            "its inverse depth (1, height, width)"
+        )
     try:
-        return nn.GraphCell(ms.load(str(path))), (shape[2], shape[3])
+        with _silent_stderr():  # MindSpore writes pages there before it raises
+            return nn.GraphCell(ms.load(str(path))), (shape[2], shape[3])
     except (RuntimeError, ValueError, TypeError):
         raise damaged from None
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what the process writes to stderr, C++ code included."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

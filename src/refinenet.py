@@ -38,7 +38,9 @@ class ResidualConvUnit(nn.Cell):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.conv1 = conv(features, features, 3, has_bias=True)
-        self.conv2 = conv(features, features, 3, has_bias=True)
+        # Starting as the identity keeps the sums of seven units, none normalised, from growing so
+        # large that the last ReLU is 0 everywhere, where nothing learns.
+        self.conv2 = conv(features, features, 3, has_bias=True, weight_init="zeros")
         self.relu = nn.ReLU()
 
     def construct(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import HeNormal
+from mindspore.common.initializer import HeNormal, Initializer
 
 EXPANSION = 4  # a bottleneck's output channels over its stage's base channels
 
@@ -20,8 +20,13 @@ def conv(
     stride: int = 1,
     group: int = 1,
     has_bias: bool = False,
+    weight_init: Initializer | str | None = None,
 ) -> nn.Conv2d:
-    """A convolution padded by half its kernel on all sides, He-initialised for ReLU (fan out)."""
+    """A convolution padded by half its kernel on all sides.
+
+    Weights start as He et al. (2015) for ReLU, fan out, unless `weight_init` says otherwise;
+    biases start at 0.
+    """
     return nn.Conv2d(
         in_channels,
         out_channels,
@@ -31,7 +36,7 @@ def conv(
         padding=kernel_size // 2,
         group=group,
         has_bias=has_bias,
-        weight_init=HeNormal(mode="fan_out", nonlinearity="relu"),
+        weight_init=weight_init or HeNormal(mode="fan_out", nonlinearity="relu"),
         bias_init="zeros",
     )
 

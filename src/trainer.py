@@ -146,7 +146,8 @@ def _create_run(config: Config) -> Path:
     name = config.run_name or datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     run = Path(config.run_path) / name
     try:
-        (run / "ckpt").mkdir(parents=True)
+        run.mkdir(parents=True)
+        (run / "ckpt").mkdir()
     except FileExistsError:
         raise UserError(
             f"run_name: {run} exists and is not overwritten; choose another name, or move it away"

@@ -70,7 +70,8 @@ def plot_curves(rows: Sequence[dict[str, float]], steps: int, path: Path) -> Non
             color=line.get_color(),
             label=f"{label}, mean",
         )
-    top.set(ylabel="loss", yscale="log")
+    positive = any(row["loss"] > 0 for row in rows)  # not so in a run that died at once
+    top.set(ylabel="loss", yscale="log" if positive else "linear")
     top.legend()
     top.grid(alpha=0.3, which="both")
     for name, label in (("backbone_lr", "backbone"), ("decoder_lr", "decoder")):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,20 +132,31 @@ def _expand(root: str, pattern: str, suffixes: frozenset[str] | set[str], what: 
 
 
 def _match(images: list[Path], targets: list[Path]) -> list[Pair]:
-    by_stem = {target.stem: target for target in targets}
+    by_stem, image_stems = _by_stem(targets), _by_stem(images)
     for image in images:
         if image.stem not in by_stem:
             raise UserError(
                 f"{image}: has no target; expected {targets[0].parent / (image.stem + '.png')}"
             )
-    stems = {image.stem for image in images}
     for target in targets:
-        if target.stem not in stems:
+        if target.stem not in image_stems:
             raise UserError(
                 f"{target}: has no image; expected {images[0].parent / target.stem}"
                 f"{images[0].suffix}"
             )
     return [Pair(image, by_stem[image.stem]) for image in images]
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise UserError(
+                f"{path}: same name as {found[path.stem]}, so its partner is not certain; rename "
+                "one, or give each folder a name of its own in mixdata"
+            )
+        found[path.stem] = path
+    return found
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +256,7 @@ def make_dataset(data: TrainingData, batch_size: int, workers: int) -> ds.Datase
         data,
         COLUMNS,
         sampler=_EpochSampler(data),
-        num_parallel_workers=workers,
+        num_parallel_workers=min(workers, os.cpu_count() or 1),  # MindSpore refuses more
         python_multiprocessing=False,
     )
     return dataset.batch(batch_size, drop_remainder=True)

@@ -87,8 +87,12 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest-neighbour resize of a map [H, W], for targets and masks: it invents no values."""
-    return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST)
+    """Nearest-neighbour resize of a map [H, W], for targets and masks: it invents no values.
+
+    A pixel takes the value under its centre, so that the map stays aligned with `resize_image`;
+    OpenCV's INTER_NEAREST takes the value under its corner.
+    """
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def resize_prediction(prediction: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,214 @@
+"""Checkpoints: whole or not there, read strictly, and every mismatch explained."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from src import checkpoint
+from src.config import load_config
+from src.errors import UserError
+from src.midas_net import MidasNet
+
+
+def drawn(arguments, seed: int) -> MidasNet:
+    """A network of which no parameter or statistic has its default value."""
+    rng = np.random.default_rng(seed)
+    network = MidasNet(**arguments)
+    for parameter in network.get_parameters():
+        parameter.set_data(ms.Tensor(rng.normal(size=parameter.shape).astype(np.float32)))
+    return network
+
+
+def values(network: MidasNet) -> dict[str, bytes]:
+    return {p.name: p.asnumpy().tobytes() for p in network.get_parameters()}
+
+
+@pytest.fixture(scope="module")
+def network(small_network):
+    return drawn(small_network, seed=0)
+
+
+@pytest.fixture
+def saved(network, tmp_path):
+    path = tmp_path / "run" / "ckpt" / "Midas_0-1_2.ckpt"
+    path.parent.mkdir(parents=True)
+    checkpoint.save(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def other(small_network):
+    """A network of the same shape and other weights, which nothing may change."""
+    return drawn(small_network, seed=1)
+
+
+def refusal(network: MidasNet, path: Path, capfd) -> str:
+    """Why `path` is not loaded: one line, with no other output and the network unchanged."""
+    before = values(network)
+    capfd.readouterr()
+    with pytest.raises(UserError) as error:
+        checkpoint.load(network, path)
+    assert capfd.readouterr() == ("", "")
+    assert values(network) == before
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_a_round_trip_keeps_every_bit(network, small_network, saved):
+    loaded = drawn(small_network, seed=2)
+    checkpoint.load(loaded, saved)
+    assert values(loaded) == values(network)
+
+
+def test_mindspore_reads_the_file_by_itself(network, saved):
+    content = {name: p.asnumpy().tobytes() for name, p in ms.load_checkpoint(str(saved)).items()}
+    assert content == values(network)
+
+
+def test_an_older_file_is_replaced_in_one_step(network, other, saved, tmp_path):
+    os.link(saved, tmp_path / "older.ckpt")
+    older = saved.read_bytes()
+    checkpoint.save(other, saved)
+    assert (tmp_path / "older.ckpt").read_bytes() == older  # moved over, not written over
+    loaded = ms.load_checkpoint(str(saved))
+    assert {name: p.asnumpy().tobytes() for name, p in loaded.items()} == values(other)
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_file_has_the_permissions_of_the_umask(network, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        checkpoint.save(network, tmp_path / "a.ckpt")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.ckpt").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("damage", [RuntimeError("killed"), KeyboardInterrupt()])
+def test_a_failing_save_leaves_the_old_file_alone(network, saved, monkeypatch, damage):
+    old = saved.read_bytes()
+
+    def half_a_file(_, path, **__):
+        Path(path).write_bytes(old[:1000])
+        Path(path).with_suffix(".tmp").write_bytes(old[:1000])  # as MindSpore does on its way
+        raise damage
+
+    monkeypatch.setattr(ms, "save_checkpoint", half_a_file)
+    with pytest.raises(type(damage)):
+        checkpoint.save(network, saved)
+    assert saved.read_bytes() == old
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_full_disk_is_told_in_one_line(network, saved, monkeypatch):
+    def no_space(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ms, "save_checkpoint", no_space)
+    with pytest.raises(UserError, match=r"Midas_0-1_2\.ckpt: cannot be written \(No space left"):
+        checkpoint.save(network, saved)
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_missing_folder_is_told_in_one_line(network, tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        checkpoint.save(network, tmp_path / "none" / "a.ckpt")
+
+
+def test_a_missing_file_and_a_folder_are_refused(other, tmp_path, capfd):
+    assert "no such" in refusal(other, tmp_path / "none.ckpt", capfd)
+    assert "no such" in refusal(other, tmp_path, capfd)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello\n",
+        b"this is a text file named .ckpt\n" * 100,
+        bytes(4096),
+        b"\x89PNG\r\n\x1a\n",
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(other, tmp_path, capfd, content):
+    path = tmp_path / "text.ckpt"
+    path.write_bytes(content)
+    assert "not a MindSpore checkpoint" in refusal(other, path, capfd)
+
+
+@pytest.mark.parametrize("kept", [1, 7, 100, 5000, 0.1, 0.5, 0.9, -1, -2, -10, -1000])
+def test_a_truncated_file_is_refused(other, saved, capfd, kept):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    refusal(other, saved, capfd)
+
+
+def test_random_bytes_are_refused(other, tmp_path, capfd):
+    path = tmp_path / "noise.ckpt"
+    for seed in range(5):
+        path.write_bytes(np.random.default_rng(seed).bytes(10_000))
+        refusal(other, path, capfd)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"in_channels": 4},
+        {"groups": 2},
+        {"width_per_group": 4},
+        {"features": 32},
+        {"layers": (1, 2, 1, 1)},
+        {"in_channels": 16, "groups": 8, "features": 8, "layers": (2, 1, 1, 2)},
+    ],
+)
+def test_another_network_is_answered_with_the_flags_it_needs(
+    network, small_network, tmp_path, capfd, change
+):
+    path = tmp_path / "other" / "a.ckpt"
+    path.parent.mkdir()
+    checkpoint.save(drawn(small_network | change, seed=3), path)
+    text = refusal(network, path, capfd)
+    assert "does not fit" in text
+    flags = shlex.split(text.split("it holds ")[1])
+    assert load_config(flags).network() == small_network | change
+
+
+def test_another_network_of_a_run_is_answered_with_the_runs_config(saved, small_network, capfd):
+    wider = drawn(small_network | {"features": 32}, seed=4)
+    config = saved.parent.parent / "config.yaml"
+    config.write_text("features: 16\n")
+    text = refusal(wider, saved, capfd)
+    assert f"--config_path {config}" in text
+    assert re.search(r"decoder\.\S+ is \(16, .*expected \(32, ", text)
+
+
+def test_parameters_that_are_missing_or_too_many_are_named(other, saved, capfd):
+    content = ms.load_checkpoint(str(saved))
+    renamed = content.pop("decoder.output_conv.4.bias")
+    ms.save_checkpoint(
+        [{"name": name, "data": value} for name, value in content.items()]
+        + [{"name": "head.bias", "data": renamed}],
+        str(saved),
+    )
+    text = refusal(other, saved, capfd)
+    assert "missing decoder.output_conv.4.bias" in text
+    assert "not in the network: head.bias" in text
+
+
+def test_the_checkpoint_of_something_else_gets_no_flags(other, tmp_path, capfd):
+    path = tmp_path / "dense.ckpt"
+    ms.save_checkpoint([{"name": "weight", "data": ms.ops.ones((3, 3))}], str(path))
+    text = refusal(other, path, capfd)
+    assert "not in the network: weight" in text
+    assert "--" not in text
+    assert re.search(r"missing .* and 12\d more", text)

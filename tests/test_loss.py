@@ -1,0 +1,213 @@
+"""The training loss against values worked by hand, NumPy least squares and PyTorch autograd."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+
+from src.loss import ScaleShiftInvariantLoss
+from tests.references import numpy_ssimse_terms, torch_ssimse
+
+SHAPE = (3, 13, 18)  # odd and even sides: the coarser scales end on and before the last pixel
+ALPHA = 0.5
+
+
+@pytest.fixture(scope="module")
+def evaluate():
+    """Arrays [B, H, W] -> (total, data term, gradient term) and d total / d prediction."""
+    differentiate = ms.value_and_grad(ScaleShiftInvariantLoss(ALPHA), 0, has_aux=True)
+
+    def run(prediction, target, mask):
+        terms, slope = differentiate(*map(ms.Tensor, (prediction, target, mask)))
+        assert all(term.dtype == ms.float32 for term in terms)
+        return tuple(float(term) for term in terms), slope.asnumpy()
+
+    return run
+
+
+def draw(seed: int, valid_share: float = 1.0):
+    """A prediction that has something to do with its target, float32 [B, H, W] each."""
+    rng = np.random.default_rng(seed)
+    target = rng.random(SHAPE, np.float32)
+    prediction = 3 * target + rng.normal(size=SHAPE).astype(np.float32) + 7
+    mask = (rng.random(SHAPE) < valid_share).astype(np.float32)
+    return prediction, target, mask
+
+
+def torch_value_and_gradient(prediction, target, mask):
+    variable = torch.tensor(prediction, requires_grad=True)
+    total = torch_ssimse(variable, torch.tensor(target), torch.tensor(mask), ALPHA)
+    total.backward()
+    return total.item(), variable.grad.numpy()
+
+
+def assert_same_gradient(actual, expected, share=1e-4):
+    assert np.isfinite(actual).all()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+
+
+def test_a_row_of_three_pixels_worked_by_hand():
+    # d = 0 1 2, d* = 0 1 5: the means are 1 and 2, covariance 5/3, variance 2/3, so s = 5/2 and
+    # t = 2 - 5/2 = -1/2. R = -1/2 1 -1/2. Data: (1/4 + 1 + 1/4) / (2 * 3). Gradient, scale 1:
+    # (3/2 + 3/2) / 3; scale 2 sees the first and the last pixel, which are equal.
+    row = ms.Tensor([[[0.0, 1.0, 2.0]]]), ms.Tensor([[[0.0, 1.0, 5.0]]]), ms.ops.ones((1, 1, 3))
+    values = [float(term) for term in ScaleShiftInvariantLoss(alpha=0.5)(*row)]
+    assert values == pytest.approx([0.25 + 0.5 * 1.0, 0.25, 1.0], rel=1e-6)
+
+
+@pytest.mark.parametrize("valid_share", [1.0, 0.5, 0.1])
+def test_both_terms_are_those_of_numpy(evaluate, valid_share):
+    prediction, target, mask = draw(1, valid_share)
+    (total, data, gradient), _ = evaluate(prediction, target, mask)
+    terms = [numpy_ssimse_terms(*image) for image in zip(prediction, target, mask, strict=True)]
+    expected = np.mean(terms, axis=0)
+    assert (data, gradient) == pytest.approx(tuple(expected), rel=1e-5)
+    assert total == pytest.approx(expected[0] + ALPHA * expected[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("valid_share", [1.0, 0.5, 0.1])
+def test_value_and_gradient_are_those_of_autograd(evaluate, valid_share):
+    batch = draw(2, valid_share)
+    (total, *_), slope = evaluate(*batch)
+    expected_total, expected_slope = torch_value_and_gradient(*batch)
+    assert total == pytest.approx(expected_total, rel=1e-5)
+    assert_same_gradient(slope, expected_slope)
+
+
+def test_alpha_and_scales_are_used():
+    batch = draw(3, 0.7)
+    total, *_ = ScaleShiftInvariantLoss(alpha=0.3, scales=2)(*map(ms.Tensor, batch))
+    expected = torch_ssimse(*map(torch.tensor, batch), alpha=0.3, scales=2)
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_float16_is_computed_in_float32(evaluate):
+    prediction, target, mask = draw(4, 0.6)
+    # Summed in float16, squares of this size overflow.
+    prediction = (100 * prediction).astype(np.float16)
+    (total, *_), slope = evaluate(prediction, target.astype(np.float16), mask)
+    expected_total, expected_slope = torch_value_and_gradient(
+        prediction.astype(np.float32), target.astype(np.float16).astype(np.float32), mask
+    )
+    assert total == pytest.approx(expected_total, rel=1e-5)
+    assert slope.dtype == np.float16
+    assert_same_gradient(slope, expected_slope, share=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [(1e-6, 0.0), (1e4, 0.0), (1e4, -3e4), (1.0, 300.0), (-1.0, 0.0), (-50.0, 2e3)],
+)
+def test_scale_and_shift_of_the_prediction_do_not_matter(evaluate, scale, shift):
+    prediction, target, mask = draw(5, 0.6)
+    (expected, *_), slope = evaluate(prediction, target, mask)
+    moved = (scale * prediction.astype(np.float64) + shift).astype(np.float32)
+    (total, *_), moved_slope = evaluate(moved, target, mask)
+    assert total == pytest.approx(expected, rel=1e-4)
+    assert_same_gradient(scale * moved_slope, slope, share=1e-3)
+
+
+def test_a_perfect_prediction_costs_nothing(evaluate):
+    _, target, mask = draw(6, 0.6)
+    (total, *_), slope = evaluate(2 * target + 1, target, mask)
+    assert total == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(slope).all()
+
+
+def test_what_lies_under_the_mask_does_not_matter(evaluate):
+    prediction, target, mask = draw(7, 0.5)
+    (expected, *_), expected_slope = evaluate(prediction, target, mask)
+    hidden = np.resize(np.array([np.nan, np.inf, -np.inf, 1e30], np.float32), SHAPE)
+    (total, *_), slope = evaluate(prediction, np.where(mask > 0, target, hidden), mask)
+    assert total == expected
+    np.testing.assert_array_equal(slope, expected_slope)
+    np.testing.assert_array_equal(slope[mask == 0], 0)
+    moved = np.where(mask > 0, prediction, prediction + 1000)
+    assert evaluate(moved, target, mask)[0][0] == pytest.approx(expected, rel=1e-6)
+
+
+def _empty_mask(prediction, target, mask):
+    mask[1] = 0
+
+
+def _one_valid_pixel(prediction, target, mask):
+    mask[1] = 0
+    mask[1, 4, 5] = 1
+
+
+def _zero_prediction(prediction, target, mask):
+    prediction[1] = 0
+
+
+def _constant_prediction(prediction, target, mask):
+    prediction[1] = 0.1  # has no exact binary form: its computed mean need not be the same
+
+
+def _large_constant_prediction(prediction, target, mask):
+    prediction[1] = 12345.678
+
+
+def _constant_but_for_rounding(prediction, target, mask):
+    low, high = np.float32(0.1), np.nextafter(np.float32(0.1), np.float32(1))
+    prediction[1] = np.where(target[1] > 0.5, high, low)
+    assert len(np.unique(prediction[1])) == 2
+
+
+def _constant_where_valid(prediction, target, mask):
+    prediction[1] = np.where(mask[1] > 0, 0.3, prediction[1])
+
+
+DEGENERATE = (
+    *(_empty_mask, _one_valid_pixel, _zero_prediction, _constant_prediction),
+    *(_large_constant_prediction, _constant_but_for_rounding, _constant_where_valid),
+)
+
+
+@pytest.mark.parametrize("spoil", DEGENERATE)
+def test_a_degenerate_image_adds_nothing_and_leaves_the_others_alone(evaluate, spoil):
+    batch = draw(8, 0.6)
+    spoil(*batch)
+    (total, *_), slope = evaluate(*batch)
+    others = tuple(array[[0, 2]] for array in batch)
+    expected_total, expected_slope = torch_value_and_gradient(*others)
+    assert total == pytest.approx(expected_total * 2 / 3, rel=1e-5)  # it counts in the mean
+    np.testing.assert_array_equal(slope[1], 0)
+    assert_same_gradient(slope[[0, 2]], expected_slope * 2 / 3)
+
+
+@pytest.mark.parametrize("spoil", [_empty_mask, _constant_prediction])
+def test_a_wholly_degenerate_batch_is_zero(evaluate, spoil):
+    batch = draw(9)
+    spoil(*batch)
+    batch = tuple(np.repeat(array[1:2], SHAPE[0], axis=0) for array in batch)
+    values, slope = evaluate(*batch)
+    assert values == (0, 0, 0)
+    np.testing.assert_array_equal(slope, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 9), (1, 16, 3)])
+def test_a_scale_that_sees_one_row_or_column_adds_nothing_there(shape):
+    rng = np.random.default_rng(12)
+    prediction, target = rng.random((2, *shape), np.float32)
+    mask = np.ones(shape, np.float32)
+    _, *terms = ScaleShiftInvariantLoss(scales=5)(*map(ms.Tensor, (prediction, target, mask)))
+    expected = numpy_ssimse_terms(prediction[0], target[0], mask[0], scales=5)
+    assert [float(term) for term in terms] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_constant_target_is_no_degenerate_case(evaluate):
+    prediction, target, mask = draw(10, 0.6)
+    target[:] = 0.4
+    (total, *_), slope = evaluate(prediction, target, mask)
+    assert total == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_prediction_is_not_hidden(evaluate, value):
+    prediction, target, mask = draw(11)
+    prediction[1, 2, 3] = value
+    (total, *_), _ = evaluate(prediction, target, mask)
+    assert not np.isfinite(total)

@@ -1,0 +1,203 @@
+"""Predictor: what goes in and out, from both kinds of file, and damaged files."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from mindspore.train.mind_ir_pb2 import ModelProto
+
+from src.data.transforms import ResizeRule
+from src.errors import UserError
+from src.predictor import Predictor, load_mindir
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RULE = ResizeRule(width=96, height=64, keep_aspect_ratio=False)
+
+
+def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 [H, W, 3]: a different ramp in each channel, and noise."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0, 200, width)[None, :, None] * np.array([1.0, 0.5, 0.1])
+    return (ramp + rng.integers(0, 55, (height, width, 3))).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictors(exported, small_network):
+    """The same network from a .ckpt and from a .mindir."""
+    return tuple(
+        Predictor(file, small_network, MEAN, STD) for file in (exported.ckpt, exported.mindir)
+    )
+
+
+def refusal(path, small_network, capfd) -> str:
+    """Why a file is refused: one line, and nothing else on stdout or stderr."""
+    capfd.readouterr()
+    with pytest.raises(UserError) as error:
+        Predictor(path, small_network, MEAN, STD)
+    assert capfd.readouterr() == ("", "")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_ckpt_and_a_mindir_agree_in_every_bit(predictors, exported):
+    batch = np.random.default_rng(1).normal(size=(1, 3, exported.height, exported.width))
+    ckpt, mindir = (predictor.run(batch.astype(np.float32)) for predictor in predictors)
+    assert ckpt.dtype == np.float32
+    assert ckpt.shape == (1, exported.height, exported.width)
+    np.testing.assert_array_equal(ckpt, mindir)
+
+
+def test_a_photograph_gives_the_same_from_both(predictors):
+    image = photograph(50, 75)
+    ckpt, mindir = (predictor.predict(image, RULE) for predictor in predictors)
+    assert ckpt.dtype == np.float32
+    assert ckpt.shape == (50, 75)
+    assert np.isfinite(ckpt).all()
+    assert ckpt.min() >= 0
+    np.testing.assert_array_equal(ckpt, mindir)
+
+
+def test_an_image_of_the_networks_size_is_normalised_and_predicted_as_in_pytorch(
+    predictors, exported
+):
+    image = photograph(exported.height, exported.width)
+    # By hand: RGB in [0, 1] minus the mean, over the deviation, channels first.
+    normalised = (image.astype(np.float64) / 255 - MEAN) / STD
+    batch = torch.tensor(normalised.transpose(2, 0, 1)[None].astype(np.float32))
+    with torch.no_grad():
+        expected = exported.reference(batch).numpy()[0]
+    for predictor in predictors:
+        output = predictor.predict(image, RULE)
+        assert np.abs(output - expected).max() < 1e-4 * np.ptp(expected)
+    swapped = predictors[0].predict(image[:, :, ::-1], RULE)  # BGR must not pass for RGB
+    assert np.abs(swapped - expected).max() > 1e-2 * np.ptp(expected)
+
+
+def test_a_mindir_takes_its_own_size_whatever_the_rule(predictors, exported):
+    _, mindir = predictors
+    assert mindir.fixed_size == (exported.height, exported.width)
+    image = photograph(40, 33)
+    large = ResizeRule(width=512, height=512, method="lower_bound")
+    np.testing.assert_array_equal(mindir.predict(image, large), mindir.predict(image, RULE))
+
+
+def test_a_mindir_needs_no_description_of_the_network(exported, small_network):
+    wrong = small_network | {"features": 64}
+    assert Predictor(exported.mindir, wrong, MEAN, STD).fixed_size is not None
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights", "weights.onnx", "weights.ckpt.txt"])
+def test_another_suffix_is_refused(tmp_path, small_network, capfd, name):
+    path = tmp_path / name
+    path.write_bytes(b"anything")
+    text = refusal(path, small_network, capfd)
+    assert str(path) in text
+    assert ".ckpt or a .mindir" in text
+
+
+def test_no_weights_at_all_are_refused(small_network, capfd):
+    assert ".ckpt or a .mindir" in refusal("", small_network, capfd)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".mindir"])
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, small_network, capfd, suffix):
+    assert "no such" in refusal(tmp_path / f"none{suffix}", small_network, capfd)
+    (tmp_path / f"folder{suffix}").mkdir()
+    assert "no such" in refusal(tmp_path / f"folder{suffix}", small_network, capfd)
+
+
+@pytest.fixture
+def damaged(exported, tmp_path, small_network, capfd):
+    """Writes bytes as a .mindir and returns why it is refused."""
+
+    def refuse(content: bytes) -> str:
+        path = tmp_path / "damaged.mindir"
+        path.write_bytes(content)
+        text = refusal(path, small_network, capfd)
+        assert str(path) in text
+        return text
+
+    return refuse
+
+
+# -2 is the end of the last but one field: what is left parses and lacks only a version number.
+@pytest.mark.parametrize(
+    "kept", [0, 1, 5, 16, 24, 100, 5000, 0.1, 0.5, 0.9, -9000, -1000, -100, -30, -3, -2, -1]
+)
+def test_a_truncated_mindir_is_refused(damaged, exported, kept):
+    content = exported.mindir.read_bytes()
+    end = int(kept * len(content)) if isinstance(kept, float) else kept
+    assert "damaged" in damaged(content[:end])
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a network\n" * 50, bytes(1000), b"\x89PNG\r\n\x1a\n" + bytes(range(256))]
+)
+def test_what_is_no_mindir_is_refused(damaged, content):
+    assert "damaged" in damaged(content)
+
+
+def test_random_bytes_are_refused(damaged):
+    for seed in range(20):
+        assert "damaged" in damaged(np.random.default_rng(seed).bytes(10_000))
+
+
+def _renamed_parameter(graph):
+    graph.parameter[5].name = "renamed"
+
+
+def _node_without_source(graph):
+    graph.node[50].input[0] = "nowhere"
+
+
+def _unknown_operator(graph):
+    graph.node[50].op_type = "REF::unknown"
+
+
+@pytest.mark.parametrize("spoil", [_renamed_parameter, _node_without_source, _unknown_operator])
+def test_a_graph_that_does_not_hang_together_is_refused(damaged, exported, spoil):
+    # MindSpore finds out by itself, and would print pages about it.
+    model = ModelProto()
+    model.ParseFromString(exported.mindir.read_bytes())
+    spoil(model.graph)
+    assert "damaged" in damaged(model.SerializeToString())
+
+
+def test_a_broken_text_is_refused(damaged, exported):
+    content = exported.mindir.read_bytes()
+    assert "damaged" in damaged(content.replace(b"MindSpore", b"Mind\xff\xfe\xffre", 1))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ((1, 1, 28, 28), (1, 28, 28)),
+        ((2, 3, 64, 96), (2, 64, 96)),
+        ((1, 3, 64, 96), (1, 1000)),
+        ((1, 3, -1, -1), (1, -1, -1)),
+        ((1, 3), (1, 3)),
+    ],
+)
+def test_the_mindir_of_another_network_is_refused(damaged, exported, inputs, outputs):
+    model = ModelProto()
+    model.ParseFromString(exported.mindir.read_bytes())
+    model.graph.input[0].tensor[0].dims[:] = inputs
+    model.graph.output[0].tensor[0].dims[:] = outputs
+    assert str(inputs) in damaged(model.SerializeToString())
+
+
+def test_stderr_is_back_after_a_damaged_file(damaged, exported, capfd):
+    model = ModelProto()
+    model.ParseFromString(exported.mindir.read_bytes())
+    _node_without_source(model.graph)
+    damaged(model.SerializeToString())
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
+
+
+def test_load_mindir_returns_the_size(exported):
+    _, size = load_mindir(exported.mindir)
+    assert size == (exported.height, exported.width)

@@ -1,0 +1,334 @@
+"""Training runs of a small network: what they compute, what they leave behind, how they stop."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
+from PIL import Image
+
+from src.callbacks import METRICS, CheckpointSaver, Guard
+from src.config import Config, load_config
+from src.errors import UserError
+from src.midas_net import MidasNet
+from src.trainer import learning_rates, make_optimizer, train
+from tests import file_formats
+
+IMAGES, BATCH, EPOCHS = 6, 3, 12
+STEPS = IMAGES // BATCH
+SIZE = 64
+
+
+def write_training_set(root: Path) -> None:
+    """Grey blobs whose disparity is their brightness: easy to learn."""
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for i in range(IMAGES):
+        y, x = np.random.default_rng(i).uniform(10, 54, 2)
+        blob = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 400) * 200 + 20
+        values = blob.astype(np.uint8)
+        for folder, data in (("Imgs", np.dstack([values] * 3)), ("RDs", values)):
+            path = root / "ReDWeb_V1" / folder / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file_formats.png(data))
+    mixdata = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
+    (root / "mixdata.json").write_text(json.dumps(mixdata))
+
+
+def small_config(root: Path, network: dict, **changes: object) -> Config:
+    values = {
+        **{key: list(value) if key == "layers" else value for key, value in network.items()},
+        **{"img_width": SIZE, "img_height": SIZE, "batch_size": BATCH, "epoch_size": EPOCHS},
+        **{"no_backbone_params_lr": 0.002, "no_backbone_params_end_lr": 0.001},
+        **{"backbone_params_lr": 0.001, "backbone_params_end_lr": 0.0},
+        **{"lr_decay": True, "power": 2.0, "save_checkpoint_epochs": 5, "keep_checkpoint_max": 2},
+        **{"train_data_dir": root, "run_path": root / "runs", "run_name": "first"},
+    } | changes
+    return load_config([part for key, value in values.items() for part in (f"--{key}", f"{value}")])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_training_set(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(root: Path, small_network: dict) -> Config:
+    return small_config(root, small_network)
+
+
+@pytest.fixture(scope="module")
+def run(config: Config) -> Path:
+    """The folder of one whole training run."""
+    ms.set_seed(1)
+    logging.getLogger("midas").setLevel(logging.INFO)  # as run_program does
+    return train(config)
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+# --- Learning rates and optimizer -----------------------------------------------------------------
+
+
+def test_learning_rates_without_decay_are_constant():
+    assert learning_rates(0.5, 0.1, 2.0, 4, decay=False).tolist() == [0.5] * 4
+
+
+def test_polynomial_decay_by_hand():
+    """(1 - 0) * (1 - i/4)^2 + 0: 1, 9/16, 4/16, 1/16."""
+    np.testing.assert_allclose(
+        learning_rates(1.0, 0.0, 2.0, 4, decay=True), [1, 0.5625, 0.25, 0.0625]
+    )
+    np.testing.assert_allclose(
+        learning_rates(0.4, 0.2, 0.5, 4, decay=True),
+        [0.4, *(0.2 + 0.2 * np.sqrt([0.75, 0.5, 0.25]))],
+    )
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_polynomial_decay_is_that_of_mindspore(power):
+    start, end, steps = 1e-4, 1e-7, 20
+    schedule = nn.PolynomialDecayLR(start, end, steps, power)
+    expected = [float(schedule(ms.Tensor(step, ms.int32)).asnumpy()) for step in range(steps)]
+    rates = learning_rates(start, end, power, steps, decay=True)
+    assert rates.dtype == np.float32
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+class TwoParts(nn.Cell):
+    """Stands in for a MidasNet where only its two parts matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.Dense(3, 2)  # before the backbone, so that order alone decides nothing
+        self.backbone = nn.Dense(4, 3)
+
+
+def test_each_part_takes_adam_steps_at_its_own_rate():
+    """Three steps against Adam as Kingma and Ba wrote it down (2015, algorithm 1)."""
+    network = TwoParts()
+    rates = {"backbone": [0.01, 0.02, 0.0], "decoder": [0.1, 0.05, 0.3]}
+    optimizer = make_optimizer(
+        network, *(np.float32(rates[part]) for part in ("backbone", "decoder"))
+    )
+    parameters = network.trainable_params()
+    expected = {p.name: p.asnumpy().astype(np.float64) for p in parameters}
+    first = {name: np.zeros_like(value) for name, value in expected.items()}
+    second = {name: np.zeros_like(value) for name, value in expected.items()}
+    rng = np.random.default_rng(0)
+    for step in range(3):
+        gradients = {name: rng.normal(size=value.shape) for name, value in expected.items()}
+        optimizer(tuple(ms.Tensor(gradients[p.name], ms.float32) for p in parameters))
+        for name, gradient in gradients.items():
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            unbiased = first[name] / (1 - 0.9 ** (step + 1))
+            spread = np.sqrt(second[name] / (1 - 0.999 ** (step + 1)))
+            expected[name] -= rates[name.split(".")[0]][step] * unbiased / (spread + 1e-8)
+        for parameter in parameters:
+            np.testing.assert_allclose(parameter.asnumpy(), expected[parameter.name], atol=1e-5)
+
+
+# --- A whole run ----------------------------------------------------------------------------------
+
+
+def test_the_run_folder_holds_what_is_documented(run, config):
+    assert run == Path(config.run_path) / "first"
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("ckpt", "config.yaml", "curves.png", "metrics.csv", "train.log"),
+    ]
+
+
+def test_checkpoints_are_named_as_in_the_original_and_old_ones_removed(run):
+    """Saved after epochs 5, 10 and 12 (the last); two stay."""
+    assert sorted(path.name for path in (run / "ckpt").iterdir()) == [
+        f"Midas_0-10_{STEPS}.ckpt",
+        f"Midas_0-12_{STEPS}.ckpt",
+    ]
+
+
+def test_the_saved_configuration_is_that_of_the_run(run, config):
+    assert load_config(["--config_path", str(run / "config.yaml")]) == config
+
+
+def test_metrics_have_a_row_a_step(run):
+    assert (run / "metrics.csv").read_text().splitlines()[0] == ",".join(METRICS)
+    rows = read_metrics(run)
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        (epoch, step) for epoch in range(1, EPOCHS + 1) for step in range(1, STEPS + 1)
+    ]
+    remaining = (1 - np.arange(len(rows)) / len(rows)) ** 2
+    np.testing.assert_allclose([row["backbone_lr"] for row in rows], 0.001 * remaining, rtol=1e-5)
+    np.testing.assert_allclose(
+        [row["decoder_lr"] for row in rows], 0.001 * remaining + 0.001, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        [row["loss"] for row in rows],
+        [row["data_loss"] + 0.5 * row["gradient_loss"] for row in rows],
+        rtol=1e-5,
+    )
+    assert all(row["images_per_second"] > 0 for row in rows)
+
+
+def test_training_lowers_the_loss_of_a_learnable_set(run):
+    losses = [row["loss"] for row in read_metrics(run)]
+    assert min(losses) > 0  # a network that died has a loss of 0 as well
+    assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+
+
+def test_the_curves_are_a_picture_with_content(run):
+    with Image.open(run / "curves.png") as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) >= 400
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_log_warns_of_random_weights_and_has_a_line_an_epoch(run):
+    log = (run / "train.log").read_text()
+    assert "WARNING: no model_weights" in log
+    assert f"{IMAGES} images, {EPOCHS} epochs of {STEPS} steps, batch {BATCH}" in log
+    assert [line for line in log.splitlines() if f"epoch {EPOCHS}/{EPOCHS}: loss" in line]
+    assert log.count(": loss ") == EPOCHS
+
+
+def test_two_identical_runs_end_bit_for_bit_alike(run, config):
+    ms.set_seed(1)
+    again = train(config.model_copy(update={"run_name": "again"}))
+    name = f"Midas_0-{EPOCHS}_{STEPS}.ckpt"
+    first, second = (ms.load_checkpoint(str(folder / "ckpt" / name)) for folder in (run, again))
+    assert first.keys() == second.keys()
+    for key in first:
+        assert np.array_equal(first[key].asnumpy(), second[key].asnumpy()), key
+    for left, right in zip(read_metrics(run), read_metrics(again), strict=True):
+        assert left["loss"] == right["loss"]
+
+
+def test_a_run_moves_every_trainable_parameter_and_the_statistics(run, small_network):
+    """A group that the optimizer forgot, or BatchNorm left in evaluation mode, would show."""
+    first, last = (
+        ms.load_checkpoint(str(run / "ckpt" / f"Midas_0-{epoch}_{STEPS}.ckpt"))
+        for epoch in (10, 12)
+    )
+    expected = {parameter.name for parameter in MidasNet(**small_network).get_parameters()}
+    assert first.keys() == expected
+    still = {key for key in first if np.array_equal(first[key].asnumpy(), last[key].asnumpy())}
+    # The top fusion block has no skip connection to rectify, as in the official network.
+    assert {key for key in still if not key.startswith("decoder.refinenet4.resConfUnit1.")} == set()
+
+
+# --- How a run ends early -------------------------------------------------------------------------
+
+
+def step_end(loss: float, done: int, batch_num: int) -> SimpleNamespace:
+    """What MindSpore hands to callbacks after step `done`, counted through all epochs."""
+    state = SimpleNamespace(
+        net_outputs=(ms.Tensor(loss, ms.float32),) * 3,
+        cur_step_num=done,
+        cur_epoch_num=(done - 1) // batch_num + 1,
+        batch_num=batch_num,
+        epoch_num=4,
+    )
+    return SimpleNamespace(original_args=lambda: state)
+
+
+def test_the_guard_names_epoch_step_and_files_of_a_later_step():
+    asked = []
+
+    def batch_files(epoch: int, step: int, batch_size: int) -> list[str]:
+        asked.append((epoch, step, batch_size))
+        return ["a.jpg", "b.jpg"]
+
+    guard = Guard(SimpleNamespace(errors=[], batch_files=batch_files), batch_size=2)
+    guard.on_train_step_end(step_end(0.5, done=7, batch_num=3))
+    with pytest.raises(UserError, match=r"loss is inf at epoch 3 step 2;.*a\.jpg, b\.jpg"):
+        guard.on_train_step_end(step_end(float("inf"), done=8, batch_num=3))
+    assert asked == [(2, 1, 2)]
+
+
+def test_the_guard_stops_a_network_that_died():
+    """A constant prediction adds nothing to the loss, so a loss of 0 is no success."""
+    data = SimpleNamespace(errors=[], batch_files=lambda *place: [f"{place}.jpg"])
+    guard = Guard(data, batch_size=2)
+    guard.on_train_step_end(step_end(0.5, done=1, batch_num=3))
+    for done in range(2, 11):
+        guard.on_train_step_end(step_end(0.0, done, batch_num=3))
+    with pytest.raises(UserError, match=r"epoch 4 step 2: .* \(3, 1, 2\)\.jpg$"):
+        guard.on_train_step_end(step_end(0.0, done=11, batch_num=3))
+
+
+def test_the_guard_hands_on_what_could_not_be_read():
+    error = UserError("x.jpg: truncated")
+    guard = Guard(SimpleNamespace(errors=[error]), batch_size=2)
+    with pytest.raises(UserError, match=r"x\.jpg"):
+        guard.on_train_step_end(step_end(0.5, done=1, batch_num=3))
+
+
+def test_the_guard_bears_a_flat_batch_now_and_then():
+    guard = Guard(SimpleNamespace(errors=[]), batch_size=1)
+    for done in range(1, 40):
+        guard.on_train_step_end(step_end(0.0 if done % 10 else 0.1, done, batch_num=50))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    network = nn.Dense(2, 2)
+    saver = CheckpointSaver(network, tmp_path, every_epochs=1, keep=1)
+    saver.on_train_epoch_end(step_end(0.1, done=3, batch_num=3))
+    network.bias.set_data(ms.Tensor([1.0, np.nan], ms.float32))
+    with pytest.raises(UserError, match="bias: not finite after epoch 2"):
+        saver.on_train_epoch_end(step_end(0.1, done=6, batch_num=3))
+    assert [path.name for path in tmp_path.iterdir()] == ["Midas_0-1_3.ckpt"]
+
+
+def test_checkpoints_of_others_in_the_folder_stay(tmp_path):
+    foreign = tmp_path / "Midas_0-0_9.ckpt"
+    foreign.write_bytes(b"mine")
+    saver = CheckpointSaver(nn.Dense(2, 2), tmp_path, every_epochs=1, keep=1)
+    for epoch in (1, 2, 3):
+        saver.on_train_epoch_end(step_end(0.1, done=3 * epoch, batch_num=3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [foreign.name, "Midas_0-3_3.ckpt"]
+
+
+@pytest.mark.parametrize("kind", ["run", "empty folder", "file"])
+def test_what_exists_under_the_run_name_is_not_touched(root, small_network, kind):
+    config = small_config(root, small_network, run_name=kind.replace(" ", "_"))
+    path = Path(config.run_path) / config.run_name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+    if kind == "run":
+        (path / "ckpt").mkdir()
+        (path / "metrics.csv").write_text("mine")
+    with pytest.raises(UserError, match="exists and is not overwritten") as caught:
+        train(config)
+    assert str(path) in str(caught.value)
+    content = {child.name for child in path.iterdir()} if path.is_dir() else path.read_text()
+    assert content == {"run": {"ckpt", "metrics.csv"}, "empty folder": set(), "file": "mine"}[kind]
+
+
+def test_bad_weights_leave_no_run_folder(root, small_network, tmp_path):
+    weights = tmp_path / "none.ckpt"
+    config = small_config(root, small_network, run_name="unborn", model_weights=weights)
+    with pytest.raises(UserError, match=r"none\.ckpt"):
+        train(config)
+    assert not (Path(config.run_path) / "unborn").exists()
+
+
+def test_a_run_path_that_is_a_file_is_named(root, small_network, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = small_config(root, small_network, run_path=tmp_path / "file")
+    with pytest.raises(UserError, match="run_path: cannot create"):
+        train(config)
