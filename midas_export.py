@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.errors import UserError, run_program
+from src.errors import run_program
 
 
 def main() -> None:
@@ -14,9 +14,7 @@ def main() -> None:
 
     from src.export import export_mindir
 
-    weights = config.model_weights
-    if not weights:
-        raise UserError("model_weights: empty; set it to the .ckpt to export")
+    weights = config.file("model_weights")
     path = Path(config.export_path or Path(weights).with_suffix(".mindir"))
     export_mindir(weights, config.network(), config.img_height, config.img_width, path)
     print(f"{path}: {config.img_width}x{config.img_height}, output equals the checkpoint's")

@@ -17,7 +17,7 @@ def main() -> int:
     from src.predictor import Predictor
 
     predictor = Predictor(
-        config.model_weights, config.network(), config.nm_img_mean, config.nm_img_std
+        config.file("model_weights"), config.network(), config.nm_img_mean, config.nm_img_std
     )
     output = Path(config.output_path)
     failed = predict_folder(predictor, config.input_rule(), Path(config.input_path), output)

@@ -8,30 +8,34 @@ and beyond every cap in Sintel.
 from __future__ import annotations
 
 import json
-import uuid
 from abc import ABC, abstractmethod
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from src.image_io import write_dpt, write_image, write_png16
+from src.data.benchmarks import kitti, tum
+from src.errors import UserError
+from src.image_io import write_bytes, write_dpt, write_image, write_png16
 
 MIXDATA = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
 SINTEL_SKY = 1e4  # metres
 SINTEL_BASELINE = 0.1  # metres between the left camera and the right one that occlusions refer to
-KITTI_STEP, TUM_STEP = 256.0, 5000.0  # units of the 16-bit depth files in a metre
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, where they are missing.
+
+    Raises:
+        UserError: it cannot be created.
+    """
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be created ({error.strerror}); choose another folder"
+        ) from None
 
 
 def relative_inverse_depth(depth: np.ndarray) -> np.ndarray:
@@ -42,9 +46,9 @@ def relative_inverse_depth(depth: np.ndarray) -> np.ndarray:
     return (65535 * disparity / disparity.max()).round().astype(np.uint16)
 
 
-def encode_depth(depth: np.ndarray, step: float) -> np.ndarray:
-    """z-depth [H, W] in metres to uint16 [H, W] in 1/`step` m; 0 where it does not fit (sky)."""
-    units = np.rint(depth.astype(np.float64) * step)
+def encode_depth(depth: np.ndarray, units_per_metre: int) -> np.ndarray:
+    """z-depth [H, W] in metres to uint16 [H, W] in those units; 0 where it does not fit (sky)."""
+    units = np.rint(depth.astype(np.float64) * units_per_metre)
     return np.where(units <= np.iinfo(np.uint16).max, units, 0).astype(np.uint16)
 
 
@@ -67,9 +71,11 @@ def stereo_occlusions(depth: np.ndarray, focal: float) -> np.ndarray:
 
 class Layout(ABC):
     """One output folder. `split` keeps its random numbers apart from the others', so no scene is in
-    two sets; `kinds` are the kinds of scenes in turn; `views` pictures are taken of each scene."""
+    two sets; `kinds` are the kinds of scenes in turn; `views` pictures are taken of each scene;
+    `count` pictures are asked for, and `pattern` finds those that are there."""
 
     name: ClassVar[str]
+    pattern: ClassVar[str]
     split: ClassVar[int]
     kinds: ClassVar[tuple[str, ...]]
     views: ClassVar[int] = 2
@@ -85,18 +91,37 @@ class Layout(ABC):
 
     @abstractmethod
     def write(self, index: int, image: np.ndarray, depth: np.ndarray, focal: float) -> None:
-        """Write `image` uint8 [H, W, 3] and `depth` float32 [H, W] in metres (inf = sky)."""
+        """Write `image` uint8 [H, W, 3] and `depth` float32 [H, W] in metres (inf = sky); the
+        image last, so that no picture is ever without its depth."""
+
+    def pictures(self) -> list[Path]:
+        """The pictures in the folder, sorted, also those of an earlier, larger `count`."""
+        return sorted(self.folder.glob(self.pattern))
 
     def finish(self) -> None:  # noqa: B027 - most sets need nothing
         """Write what belongs to the set as a whole, once every picture is there."""
 
 
 class ReDWeb(Layout):
-    """The training set. Every third scene is clutter: close things are what photographs show."""
+    """The training set: mostly indoors and close, as photographs are."""
 
-    name, split, size = "ReDWeb_V1", 0, None
+    name, pattern = "ReDWeb_V1", "Imgs/*.jpg"
+    split, size = 0, None
     views = 1
-    kinds = ("room", "clutter", "floating", "room", "clutter", "open", "clutter", "street")
+    kinds = (
+        "room",
+        "clutter",
+        "street",
+        "room",
+        "open",
+        "clutter",
+        "room",
+        "clutter",
+        "street",
+        "room",
+        "open",
+        "floating",
+    )
 
     def files(self, index: int) -> tuple[Path, ...]:
         stem = f"{index:05d}"
@@ -104,16 +129,19 @@ class ReDWeb(Layout):
 
     def write(self, index: int, image: np.ndarray, depth: np.ndarray, focal: float) -> None:
         image_path, depth_path = self.files(index)
-        write_image(image_path, image)
         write_png16(depth_path, relative_inverse_depth(depth))
+        write_image(image_path, image)
 
     def finish(self) -> None:
         text = json.dumps(MIXDATA, indent=2) + "\n"
-        write_text(self.folder.parent / "mixdata.json", text)
+        write_bytes(self.folder.parent / "mixdata.json", text.encode())
 
 
 class Kitti(Layout):
-    name, split, size = "Kitti_raw_data", 1, (320, 96)
+    """KITTI: streets and open ground, wide and low; two pictures a drive."""
+
+    name, pattern = "Kitti_raw_data", "*/image/*.png"
+    split, size = 1, (320, 96)
     kinds = ("street", "street", "open")
 
     def files(self, index: int) -> tuple[Path, ...]:
@@ -123,13 +151,16 @@ class Kitti(Layout):
 
     def write(self, index: int, image: np.ndarray, depth: np.ndarray, focal: float) -> None:
         image_path, depth_path = self.files(index)
+        write_png16(depth_path, encode_depth(depth, kitti.UNITS_PER_METRE))
         write_image(image_path, image)
-        write_png16(depth_path, encode_depth(depth, KITTI_STEP))
 
 
 class Sintel(Layout):
-    name, split, size = "Sintel", 2, (256, 109)
-    kinds = ("clutter", "open", "floating", "room")
+    """Sintel: everything but floating things; two frames a scene."""
+
+    name, pattern = "Sintel", "final_left/*/*.png"
+    split, size = 2, (256, 109)
+    kinds = ("clutter", "open", "room", "street")
 
     def files(self, index: int) -> tuple[Path, ...]:
         scene, frame = f"scene_{index // self.views + 1}", f"frame_{index % self.views + 1:04d}"
@@ -141,14 +172,17 @@ class Sintel(Layout):
 
     def write(self, index: int, image: np.ndarray, depth: np.ndarray, focal: float) -> None:
         image_path, depth_path, occlusion_path = self.files(index)
-        write_image(image_path, image)
         write_dpt(depth_path, np.where(np.isfinite(depth), depth, SINTEL_SKY).astype(np.float32))
         write_image(occlusion_path, stereo_occlusions(depth, focal))
+        write_image(image_path, image)
 
 
 class TUM(Layout):
-    name, split, size = "TUM", 3, (160, 120)
-    kinds = ("room", "clutter")
+    """TUM RGB-D: indoors; six pictures a sequence, of three scenes."""
+
+    name, pattern = "TUM", "*/rgb/*.png"
+    split, size = 3, (160, 120)
+    kinds = ("room", "room", "clutter")
     sequence_length: ClassVar[int] = 6
 
     def _place(self, index: int) -> tuple[Path, str]:
@@ -162,20 +196,18 @@ class TUM(Layout):
 
     def write(self, index: int, image: np.ndarray, depth: np.ndarray, focal: float) -> None:
         image_path, depth_path = self.files(index)
+        write_png16(depth_path, encode_depth(depth, tum.UNITS_PER_METRE))
         write_image(image_path, image)
-        write_png16(depth_path, encode_depth(depth, TUM_STEP))
 
     def finish(self) -> None:
-        for start in range(0, self.count, self.sequence_length):
-            stop = min(start + self.sequence_length, self.count)
-            sequence, _ = self._place(start)
-            stamps = [self._place(index)[1] for index in range(start, stop)]
+        for sequence, pictures in groupby(self.pictures(), key=lambda path: path.parents[1]):
+            stamps = [picture.stem for picture in pictures]
             for kind, title in (("rgb", "color images"), ("depth", "depth maps")):
                 lines = [f"# {title}", "# timestamp filename"]
                 lines += [f"{stamp} {kind}/{stamp}.png" for stamp in stamps]
-                write_text(sequence / f"{kind}.txt", "\n".join(lines) + "\n")
+                write_bytes(sequence / f"{kind}.txt", ("\n".join(lines) + "\n").encode())
             pairs = "".join(f"rgb/{stamp}.png depth/{stamp}.png\n" for stamp in stamps)
-            write_text(sequence / "associate.txt", pairs)
+            write_bytes(sequence / "associate.txt", pairs.encode())
 
 
 LAYOUTS: tuple[type[Layout], ...] = (ReDWeb, Kitti, Sintel, TUM)

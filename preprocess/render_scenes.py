@@ -1,9 +1,10 @@
 """Render random textured scenes with exact depth as ReDWeb, KITTI, Sintel and TUM folders.
 
-    python preprocess/render_scenes.py --output data [--train 360] [--test 12] [--seed 1]
+    python preprocess/render_scenes.py --output data [--train 420] [--test 12] [--seed 1]
 
 The training set and the three test sets share no scene. The same settings give the same bytes,
-whatever the number of workers; a run that was stopped goes on where it stopped.
+whatever the number of workers; a run that was stopped goes on where it stopped, and larger numbers
+of pictures extend the sets.
 Needs Mitsuba 3: pip install -e .[demo]
 """
 
@@ -20,13 +21,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from layouts import LAYOUTS, Layout, ReDWeb, write_text
+from layouts import LAYOUTS, Layout, ReDWeb, make_folder
 from tqdm import tqdm
 
-from src.errors import UserError, run_program
+from src.errors import Parser, UserError, run_program
+from src.image_io import write_bytes
 
 SETTINGS_FILE = "render_settings.json"
-GENERATOR = 1  # raise when the same settings start to give other bytes
+GENERATOR = 2  # raise when the same settings start to give other bytes
 
 
 @dataclass(frozen=True)
@@ -51,24 +53,23 @@ class Job:
     samples: int
 
     def layouts(self) -> list[Layout]:
+        """Every set, with the number of its pictures."""
         return [
             layout(self.output, self.train if layout is ReDWeb else self.test) for layout in LAYOUTS
         ]
 
     def settings(self) -> dict[str, int]:
-        """What decides the bytes; kept beside them."""
-        names = ("train", "test", "seed", "width", "height", "samples")
+        """What decides the bytes of a picture; kept beside them."""
+        names = ("seed", "width", "height", "samples")
         return {"generator": GENERATOR, **{name: getattr(self, name) for name in names}}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[Job, int]:
     """Command line to the job and the number of workers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--train", type=int, default=360, help="training pictures (default %(default)s)")
+    add("--train", type=int, default=420, help="training pictures (default %(default)s)")
     add("--test", type=int, default=12, help="pictures in each test set (default %(default)s)")
     add("--seed", type=int, default=1, help="another seed, other scenes (default %(default)s)")
     add("--width", type=int, default=160, help="of training pictures (default %(default)s)")
@@ -93,23 +94,21 @@ def claim_folder(job: Job) -> None:
             if (job.output / name).exists():
                 raise UserError(
                     f"{job.output / name} exists and was not rendered by this program; choose "
-                    "another --output"
+                    "another folder"
                 )
-        try:
-            write_text(path, json.dumps(wanted, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"--output {job.output}: cannot write there ({error})") from error
+        make_folder(job.output)
+        write_bytes(path, (json.dumps(wanted, indent=2) + "\n").encode())
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON; choose another --output") from error
+        raise UserError(f"{path}: not readable as JSON; choose another folder") from error
     if found != wanted:
         had = found if isinstance(found, dict) else {}
         other = ", ".join(f"{key} {had.get(key)}" for key in wanted if had.get(key) != wanted[key])
         raise UserError(
-            f"{job.output} was rendered with other settings ({other}): use those, or another "
-            "--output"
+            f"{job.output} was rendered with other settings ({other}): use those, or choose "
+            "another folder"
         )
 
 
@@ -144,7 +143,7 @@ def render_task(job: Job, task: Task) -> int:
     for index in task.indices:
         view = scene.render(index % layout.views, width, height, job.samples)
         for file in layout.files(index):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
         layout.write(index, view.image, view.depth, view.focal)
     return len(task.indices)
 
@@ -190,7 +189,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as tidily as on Ctrl-C
     claim_folder(job)
     render_all(job, workers)
-    print(f"{job.train} training pictures and 3 x {job.test} test pictures in {job.output}")
+    there = [f"{layout.name} {len(layout.pictures())}" for layout in job.layouts()]
+    print(f"pictures in {job.output}: {', '.join(there)}")
 
 
 if __name__ == "__main__":

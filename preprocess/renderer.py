@@ -12,6 +12,8 @@ import numpy as np
 from scenes import Camera, Light, Material, Rng, Scene, Shape
 from worlds import WORLDS
 
+from src.errors import UserError
+
 mi.set_variant("scalar_rgb")
 mi.set_log_level(mi.LogLevel.Error)
 # Processes render in parallel, one scene each. One thread and a fixed block size also keep the
@@ -21,10 +23,11 @@ cv2.setNumThreads(1)
 BLOCK_SIZE = 32
 NEAR_CLIP = 0.01  # metres
 
-NEAREST = 0.25  # metres; a view with more than a few pixels closer than this is in something
-EDGES = 0.02  # least share of neighbouring pixels with a jump of depth between them
+NEAREST = 0.5  # metres; a view with more than a few pixels closer than this is in something
+EDGES = 0.015  # least share of neighbouring pixels with a jump of depth between them
 PREVIEW_SAMPLES = 4
 TRIES = 24  # camera places tried in one scene
+ATTEMPTS = 50  # scenes tried for one view; more than a few are rare
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,22 @@ def _render_radiance(
     return colour + (1 - coverage) * _sky(panorama, camera, width, height)
 
 
+def add_haze(
+    radiance: np.ndarray, depth: np.ndarray, haze: np.ndarray, visibility: float
+) -> np.ndarray:
+    """Aerial perspective: what is far fades into the haze (Koschmieder's law).
+
+    Args:
+        radiance: linear RGB [H, W, 3].
+        depth: metres [H, W]; the sky (inf) stays as it is.
+        haze: its linear RGB [3].
+        visibility: metres at which 2 % of the contrast is left; inf for clear air.
+    """
+    distance = np.where(np.isfinite(depth), depth, 0.0)
+    clear = np.exp(-3.912 / visibility * distance)[..., None]
+    return clear * radiance + (1 - clear) * haze
+
+
 def _exposure(radiance: np.ndarray) -> tuple[np.ndarray, float]:
     """Luminance, float32 [H, W] > 0, and the one that should become a middle grey."""
     luminance = (radiance @ np.array([0.2126, 0.7152, 0.0722])).astype(np.float32) + 1e-6
@@ -257,13 +276,13 @@ def is_informative(depth: np.ndarray) -> bool:
     if (np.abs(right - left) > 0.15 * np.maximum(left, right)).mean() < EDGES:
         return False
     nearest, near, middle, far = np.percentile(depth[valid], [1, 5, 50, 95])
-    if far < 1.5 * near or middle > 15 * nearest:
+    if far < 1.5 * near or middle > 8 * nearest:
         return False
     v, u = np.nonzero(valid)
     disparity = inverse[valid]
     design = np.stack([u, v, np.ones_like(u)], axis=1).astype(np.float64)
     residual = disparity - design @ np.linalg.lstsq(design, disparity, rcond=None)[0]
-    return bool(residual.var() > 0.15 * disparity.var())
+    return bool(residual.var() > 0.08 * disparity.var())
 
 
 def _find_camera(scene: Scene, loaded: mi.Scene, rng: Rng, aspect: float) -> Camera | None:
@@ -289,27 +308,37 @@ class SceneRenderer:
     def __init__(self, seed: int | tuple[int, ...], kind: str) -> None:
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
         self.kind = kind
-        self._attempts: list[tuple[Scene, mi.Scene]] = []
+        self._latest: tuple[int, Scene, mi.Scene] | None = None
 
     def _attempt(self, number: int) -> tuple[Scene, mi.Scene]:
         """The scene, or the replacement number `number` for one in which no camera fits."""
-        while len(self._attempts) <= number:
-            rng = np.random.default_rng([*self.seed, 0, len(self._attempts)])
-            scene = WORLDS[self.kind](rng)
-            self._attempts.append((scene, load_scene(scene)))
-        return self._attempts[number]
+        if self._latest is None or self._latest[0] != number:
+            self._latest = None  # frees the memory before the next scene takes its own
+            scene = WORLDS[self.kind](np.random.default_rng([*self.seed, 0, number]))
+            self._latest = (number, scene, load_scene(scene))
+        return self._latest[1:]
 
     def render(self, view: int, width: int, height: int, samples: int) -> View:
-        """Render view number `view` with `samples` rays a pixel."""
+        """Render view number `view` with `samples` rays a pixel.
+
+        Raises:
+            UserError: none of `ATTEMPTS` scenes has a view of this shape worth rendering.
+        """
         rng = np.random.default_rng([*self.seed, 1, view])
-        number = 0
-        scene, loaded = self._attempt(number)
-        while (camera := _find_camera(scene, loaded, rng, width / height)) is None:
-            number += 1
+        for number in range(ATTEMPTS):
             scene, loaded = self._attempt(number)
+            camera = _find_camera(scene, loaded, rng, width / height)
+            if camera is not None:
+                break
+        else:
+            raise UserError(
+                f"no view worth rendering in {ATTEMPTS} scenes of kind {self.kind!r} at "
+                f"{width}x{height} pixels; choose a less extreme width and height or another seed"
+            )
         depth = render_depth(loaded, camera, width, height)
         seed = int(rng.integers(2**31))
         radiance = _render_radiance(loaded, scene.sky, camera, (width, height), samples, seed)
+        radiance = add_haze(radiance, depth, scene.haze, scene.visibility)
         return View(tone_map(radiance, rng), depth, focal_length(camera, width))
 
 

@@ -70,7 +70,8 @@ class Camera:
 @dataclass
 class Scene:
     """Everything the renderer needs; `camera` draws one candidate place to look from, `sky` is a
-    panorama, linear RGB float32 [H, W, 3] from zenith to nadir (None: closed on all sides)."""
+    panorama, linear RGB float32 [H, W, 3] from zenith to nadir (None: closed on all sides). What
+    is `visibility` metres away has almost faded into the linear RGB `haze`."""
 
     rng: Rng
     camera: Callable[[Rng], Camera]
@@ -78,9 +79,12 @@ class Scene:
     materials: list[Material] = field(default_factory=list)
     lights: list[Light] = field(default_factory=list)
     sky: np.ndarray | None = None
+    visibility: float = np.inf
+    haze: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
 
 def unit(vector: Vector) -> Vector:
+    """The vector of length 1 in the same direction."""
     return np.asarray(vector, float) / np.linalg.norm(vector)
 
 
@@ -135,9 +139,9 @@ class Builder:
         self.rng = rng
         self.tile = tile
         self.scene = Scene(rng, camera=lambda _: look(np.zeros(3), np.array([0, 0, 1.0]), 0, 60))
-        self.vivid = float(rng.choice([0.03, 0.1, 0.3]))
+        self.vivid = float(rng.choice([0.03, 0.08, 0.2]))
         self.textures = [random_texture(rng, self.vivid) for _ in range(int(rng.integers(8, 16)))]
-        self.plainness = rng.uniform(0.15, 0.6)
+        self.plainness = rng.uniform(0.35, 0.8)
 
     def material(self, size: float = 1.0, plain: float | None = None) -> int:
         """A new material for a surface `size` metres wide; returns its index."""
@@ -157,6 +161,7 @@ class Builder:
     def add(
         self, kind: str, to_world: np.ndarray, material: int | None = None, mesh: Mesh | None = None
     ) -> None:
+        """Any shape, as in `Shape`; without a `material` it gets a new one."""
         if material is None:
             material = self.material(2 * float(np.linalg.norm(to_world[:3, :3], axis=0).max()))
         self.scene.shapes.append(Shape(kind, to_world, material, mesh))
@@ -172,6 +177,7 @@ class Builder:
         self.add("cube", place(centre, np.asarray(size) / 2, rotation), material)
 
     def ball(self, centre: Vector, radius: float, material: int | None = None) -> None:
+        """A sphere."""
         self.add("sphere", place(centre, radius), material)
 
     def rod(self, start: Vector, end: Vector, radius: float, material: int | None = None) -> None:
@@ -226,6 +232,7 @@ def _surface(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def blob_mesh(rng: Rng, unevenness: float) -> Mesh:
+    """A sphere of radius 1 with bumps up to `unevenness` high."""
     u, v, faces = _surface(12, 20)
     theta, phi = np.pi * v, 2 * np.pi * u
     direction = np.stack(
@@ -237,6 +244,7 @@ def blob_mesh(rng: Rng, unevenness: float) -> Mesh:
 
 
 def torus_mesh(thickness: float) -> Mesh:
+    """A torus about the z axis: radius 1, its tube's radius `thickness`."""
     u, v, faces = _surface(8, 24)
     phi, theta = 2 * np.pi * u, 2 * np.pi * v
     distance = 1 + thickness * np.cos(theta)
@@ -245,6 +253,7 @@ def torus_mesh(thickness: float) -> Mesh:
 
 
 def cone_mesh(top: float) -> Mesh:
+    """An open cone about the z axis: radius 1 at z = 0, `top` at z = 1."""
     u, v, faces = _surface(1, 20)
     phi, radius = 2 * np.pi * u, 1 + v * (top - 1)
     points = [radius * np.cos(phi), radius * np.sin(phi), v]

@@ -34,6 +34,7 @@ def tipped_box(b: Builder, base: Vector, size: float) -> None:
 
 
 def barrel(b: Builder, base: Vector, size: float) -> None:
+    """An upright drum or tin, sometimes with something on top."""
     radius = size * b.rng.uniform(0.15, 0.45)
     b.rod(base, np.add(base, [0, size, 0]), radius)
     if b.rng.uniform() < 0.4:
@@ -41,6 +42,7 @@ def barrel(b: Builder, base: Vector, size: float) -> None:
 
 
 def ball(b: Builder, base: Vector, size: float) -> None:
+    """A ball on the ground."""
     radius = size / 2 * b.rng.uniform(0.5, 1)
     b.ball(np.add(base, [0, radius, 0]), radius)
 
@@ -72,6 +74,7 @@ def table(b: Builder, base: Vector, size: float) -> None:
 
 
 def chair(b: Builder, base: Vector, size: float) -> None:
+    """A chair with a straight back."""
     turn, at = _local(b, base)
     seat, width = size * 0.48, size * b.rng.uniform(0.4, 0.6)
     wood = b.material(size)
@@ -102,6 +105,7 @@ def shelf(b: Builder, base: Vector, size: float) -> None:
 
 
 def cabinet(b: Builder, base: Vector, size: float) -> None:
+    """A cupboard or chest, often with something on top."""
     turn, at = _local(b, base)
     width, depth = size * b.rng.uniform([0.4, 0.25], [1.2, 0.6])
     b.box(at(0, size / 2, 0), [width, size, depth], turn)
@@ -120,6 +124,7 @@ def plant(b: Builder, base: Vector, size: float) -> None:
 
 
 def lamp(b: Builder, base: Vector, size: float) -> None:
+    """A standard lamp with a shade."""
     b.rod(base, np.add(base, [0, size, 0]), size * b.rng.uniform(0.01, 0.03))
     b.cone(np.add(base, [0, size * 0.8, 0]), size * 0.25, size * 0.2, b.rng.uniform(0.2, 0.9))
     b.rod(base, np.add(base, [0, size * 0.03, 0]), size * 0.15)
@@ -186,6 +191,7 @@ def panel(b: Builder, base: Vector, size: float) -> None:
 
 
 def tree(b: Builder, base: Vector, size: float) -> None:
+    """A tree: a trunk with a conical or an uneven crown."""
     trunk = np.add(base, b.rng.normal(0, 0.06, 3) * size * [1, 0, 1] + [0, size * 0.6, 0])
     b.rod(base, trunk, size * b.rng.uniform(0.015, 0.05))
     if b.rng.uniform() < 0.25:
@@ -219,6 +225,7 @@ def car(b: Builder, base: Vector, size: float, turn: np.ndarray | None = None) -
 
 
 def building(b: Builder, base: Vector, size: float) -> None:
+    """A block, sometimes under a wider roof."""
     width, depth = size * b.rng.uniform(0.5, 1.8, 2)
     turn = yaw_matrix(b.rng.normal(0, 0.15))
     b.box(np.add(base, [0, size / 2, 0]), [width, size, depth], turn, b.material(size, plain=0.1))
@@ -240,6 +247,7 @@ def post(b: Builder, base: Vector, size: float) -> None:
 
 
 def fence(b: Builder, base: Vector, size: float) -> None:
+    """Posts with two rails."""
     turn, at = _local(b, base)
     wood, gap = b.material(size), size * b.rng.uniform(0.3, 1.0)
     count = int(b.rng.integers(4, 10))
@@ -270,18 +278,49 @@ def hanging(b: Builder, top: Vector, size: float) -> None:
 
 SMALL: tuple[Thing, ...] = (crates, barrel, ball, heap, tipped_box, tipped_box, plant, panel)
 INDOOR: tuple[Thing, ...] = (
-    *(crates, table, table, chair, chair, shelf, shelf, cabinet, plant, lamp, ladder, person),
-    *(machine, bundle, barrel, heap, panel, tipped_box),
+    crates,
+    table,
+    table,
+    chair,
+    chair,
+    shelf,
+    shelf,
+    cabinet,
+    plant,
+    lamp,
+    ladder,
+    person,
+    machine,
+    bundle,
+    barrel,
+    heap,
+    panel,
+    tipped_box,
 )
 OUTDOOR: tuple[Thing, ...] = (
-    *(tree, tree, tree, car, person, person, building, building, post, fence, heap, crates),
-    *(barrel, tipped_box, machine),
+    tree,
+    tree,
+    tree,
+    car,
+    person,
+    person,
+    building,
+    building,
+    post,
+    fence,
+    heap,
+    crates,
+    barrel,
+    tipped_box,
+    machine,
 )
 
 
 def small_thing(b: Builder, base: Vector, size: float) -> None:
+    """Any of `SMALL`."""
     SMALL[b.rng.integers(len(SMALL))](b, base, size)
 
 
 def indoor_thing(b: Builder, base: Vector, size: float) -> None:
+    """Any of `INDOOR`."""
     INDOOR[b.rng.integers(len(INDOOR))](b, base, size)

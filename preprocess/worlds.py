@@ -1,4 +1,4 @@
-"""The kinds of scenes: closed rooms, clutter close to the camera, open ground, streets."""
+"""The kinds of scenes: rooms, close clutter, floating things, open ground and streets."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ def _daylight(b: Builder) -> None:
         down = unit(np.array([np.cos(azimuth), -rng.uniform(0.3, 1.0), np.sin(azimuth)]))
         b.scene.lights.append(Light("sun", ambient / 2, down))
     b.scene.lights.append(Light("sun", ambient / 2, np.array([0.0, -1.0, 0.0])))
+    b.scene.visibility = np.exp(rng.uniform(np.log(60), np.log(1500)))
+    b.scene.haze = b.scene.sky[28:32].mean(axis=(0, 1))
     strength = rng.choice([0.0, 1.0, 1.0, 1.0]) * rng.uniform(0.8, 4.0) * ambient.mean()
     direction = unit(np.array([rng.normal(), -rng.uniform(0.4, 2.5), rng.normal()]))
     sunlight = strength * np.clip(_warm_or_cold(rng), 0.7, 1.4)
@@ -118,14 +120,14 @@ def _inside(rng: Rng, low: np.ndarray, high: np.ndarray, margin: float) -> np.nd
 def room(rng: Rng) -> Scene:
     """A closed room with furniture, things on the walls and things that hang."""
     b = Builder(rng)
-    high = np.array([rng.uniform(2.5, 8), rng.uniform(2.2, 3.8), rng.uniform(3, 8.5)])
+    high = np.array([rng.uniform(2.2, 6), rng.uniform(2.2, 3.4), rng.uniform(4, 10)])
     low = np.zeros(3)
-    _walls(b, low, high, rng.choice([0.0, 0.0, 0.04, 0.15]))
-    for _ in range(int(rng.integers(4, 12))):
+    _walls(b, low, high, rng.choice([0.0, 0.0, 0.03, 0.08]))
+    for _ in range(int(rng.integers(3, 9))):
         base = _inside(rng, low, high, 0.3) * [1, 0, 1]
-        things.indoor_thing(b, base, rng.uniform(0.4, 2.1))
-    _wall_things(b, low, high, int(rng.integers(2, 10)))
-    for _ in range(int(rng.integers(0, 6))):
+        things.indoor_thing(b, base, rng.uniform(0.4, 1.8))
+    _wall_things(b, low, high, int(rng.integers(1, 6)))
+    for _ in range(int(rng.integers(0, 3))):
         top = _inside(rng, low, high, 0.3)
         top[1] = high[1]
         things.hanging(b, top, rng.uniform(0.2, 0.55) * high[1])
@@ -136,11 +138,14 @@ def room(rng: Rng) -> Scene:
     _indoor_lights(b, low, high)
 
     def camera(view: Rng) -> Camera:
-        origin = _inside(view, low, high, 0.25)
-        origin[1] = high[1] * view.uniform(0.1, 0.85)
-        target = _inside(view, low, high, 0.3)
-        target[1] = origin[1] + view.normal(0, 0.35) * np.linalg.norm(target - origin)
-        return look(origin, target, view.normal(0, 0.07), view.uniform(40, 90))
+        # As people photograph rooms: from one end towards the other, walls on both sides.
+        axis, end = int(view.choice([0, 2, 2])), int(view.integers(2))
+        origin, target = _inside(view, low, high, 0.25), _inside(view, low, high, 0.25)
+        origin[axis] = (low, high)[end][axis] + (0.4, -0.4)[end]
+        target[axis] = (high, low)[end][axis]
+        origin[1] = high[1] * view.uniform(0.3, 0.75)
+        target[1] = origin[1] + view.normal(-0.04, 0.12) * np.linalg.norm(target - origin)
+        return look(origin, target, view.normal(0, 0.04), view.uniform(60, 95))
 
     b.scene.camera = camera
     return b.scene
@@ -151,7 +156,7 @@ def clutter(rng: Rng) -> Scene:
     b = Builder(rng)
     half = np.array([rng.uniform(1.2, 3.0), rng.uniform(1.1, 1.6), rng.uniform(1.2, 3.0)])
     low, high = -half * [1, 0, 1], half * [1, 2, 1]
-    slant = rng.choice([0.0, 0.05, 0.25])
+    slant = rng.choice([0.0, 0.0, 0.03, 0.1])
     _walls(b, low, high, slant)
     floor = rng.choice([0.0, 0.0, rng.uniform(0.4, 1.0)])
     if floor > 0:
@@ -160,22 +165,23 @@ def clutter(rng: Rng) -> Scene:
         b.box([0, floor / 2, 0], size, yaw_matrix(rng.uniform(0, 3)))
     middle = rng.choice([things.machine, things.indoor_thing, things.small_thing])
     middle(b, np.array([0, floor, 0]), rng.uniform(0.7, 1.5) / (1 + floor))
-    for _ in range(int(rng.integers(5, 14))):
+    for _ in range(int(rng.integers(4, 10))):
         base = _inside(rng, low, high, 0.2) * [1, 0, 1]
         thing = things.indoor_thing if rng.uniform() < 0.6 else things.small_thing
         thing(b, base, np.exp(rng.uniform(np.log(0.2), np.log(1.9))))
-    for _ in range(int(rng.integers(0, 9))):
+    for _ in range(int(rng.integers(0, 4))):
         top = _inside(rng, low, high, 0.1)
         top[1] = high[1]
         things.hanging(b, top, rng.uniform(0.1, 0.6) * high[1])
-    _floating(b, low, high, int(rng.integers(0, 8)))
-    _wall_things(b, low, high, int(rng.integers(4, 14)))
+    _floating(b, low, high, int(rng.integers(0, 3)))
+    _wall_things(b, low, high, int(rng.integers(2, 9)))
     _indoor_lights(b, low, high)
 
     def camera(view: Rng) -> Camera:
-        target = np.array([0, 0.3 * high[1], 0]) + view.normal(0, 0.3, 3) * half
+        target = np.array([0, 0.3 * high[1], 0]) + view.normal(0, 0.2, 3) * half
         origin = _inside(view, low, high, 0.15)
-        return look(origin, target, view.normal(0, 0.1), view.uniform(35, 80))
+        origin[1] = high[1] * view.uniform(0.3, 0.8)
+        return look(origin, target, view.normal(0, 0.05), view.uniform(40, 75))
 
     b.scene.camera = camera
     return b.scene
@@ -215,7 +221,7 @@ def floating(rng: Rng) -> Scene:
 
     def camera(view: Rng) -> Camera:
         origin, target = _inside(view, low, high, 0.1), _inside(view, low, high, 0.1)
-        return look(origin, target, view.normal(0, 0.4), view.uniform(40, 85))
+        return look(origin, target, view.normal(0, 0.15), view.uniform(40, 85))
 
     b.scene.camera = camera
     return b.scene
@@ -224,13 +230,13 @@ def floating(rng: Rng) -> Scene:
 def open_ground(rng: Rng) -> Scene:
     """Ground under a sky, with trees, buildings, people and things near and far."""
     b = Builder(rng, tile=OUTDOOR_TILE)
-    slope = unit(np.array([0, 1, 0]) + rng.normal(0, 0.06, 3))
+    slope = unit(np.array([0, 1, 0]) + rng.normal(0, 0.03, 3))
     b.sheet(np.zeros(3), slope, (800, 800), b.material(rng.uniform(200, 2000), plain=0.2))
 
     def ground(x: float, z: float) -> np.ndarray:
         return np.array([x, -(slope[0] * x + slope[2] * z) / slope[1], z])
 
-    for _ in range(int(rng.integers(12, 30))):
+    for _ in range(int(rng.integers(10, 24))):
         distance = np.exp(rng.uniform(np.log(1.5), np.log(60)))
         angle = rng.uniform(0, 2 * np.pi)
         base = ground(distance * np.cos(angle), distance * np.sin(angle))
@@ -239,17 +245,17 @@ def open_ground(rng: Rng) -> Scene:
         if thing is things.person:
             size = rng.uniform(1.4, 1.9)
         thing(b, base, size)
-    if rng.uniform() < 0.5:
+    if rng.uniform() < 0.2:
         _floating(b, np.array([-15.0, 0.5, -15]), np.array([15.0, 9, 15]), int(rng.integers(2, 10)))
     _daylight(b)
 
     def camera(view: Rng) -> Camera:
         x, z = view.normal(0, 2.0, 2)
-        eye = np.exp(view.uniform(np.log(0.3), np.log(6.0)))
+        eye = np.exp(view.uniform(np.log(0.7), np.log(4.0)))
         origin = np.add(ground(x, z), [0, eye, 0])
-        angle, tilt = view.uniform(0, 2 * np.pi), view.normal(-0.03, 0.2)
+        angle, tilt = view.uniform(0, 2 * np.pi), view.normal(-0.05, 0.12)
         target = np.add(origin, [np.cos(angle), tilt, np.sin(angle)])
-        return look(origin, target, view.normal(0, 0.07), view.uniform(35, 85))
+        return look(origin, target, view.normal(0, 0.04), view.uniform(40, 80))
 
     b.scene.camera = camera
     return b.scene

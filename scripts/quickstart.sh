@@ -4,26 +4,36 @@
 #
 #     bash scripts/quickstart.sh [--train N] [--test N] [--epochs N] [--data DIR] [--output DIR]
 #
-# --train and --test are numbers of rendered pictures (test: of each benchmark).
+# --train and --test are numbers of rendered pictures (test: of each benchmark), 420 and 12 unless
+# given; --epochs is epoch_size of scripts/quickstart.yaml unless given.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-train=540 test=12 epochs=20
+train=420 test=12 epochs=()
 data="$REPO_ROOT/data/quickstart"
 run="$REPO_ROOT/output/quickstart-$(date +%Y%m%d-%H%M%S)"
+
+is_number() {
+    [[ "$1" =~ ^[1-9][0-9]*$ ]]
+}
+
 while [[ $# -gt 0 ]]; do
     [[ $# -ge 2 ]] || fail "$1: expected one of --train, --test, --epochs, --data, --output and a value"
     case "$1" in
+        --train | --test | --epochs)
+            is_number "$2" || fail "$1: got '$2'; expected a whole number above 0"
+            ;;&
         --train) train="$2" ;;
         --test) test="$2" ;;
-        --epochs) epochs="$2" ;;
+        --epochs) epochs=(--epoch_size "$2") ;;
         --data) data="$(realpath -m -- "$2")" ;;
         --output) run="$(realpath -m -- "$2")" ;;
         *) fail "$1: expected --train, --test, --epochs, --data or --output" ;;
     esac
     shift 2
 done
+[[ ! -e "$run" ]] || fail "--output: $run exists and is not overwritten; choose another, or move it away"
 
 times=()
 part() {
@@ -38,31 +48,23 @@ python_in_repo() {
     "$PYTHON" "$REPO_ROOT/$1" "${@:2}"
 }
 
-photographs() {
-    python_in_repo preprocess/middlebury.py --output "$data"
-    python_in_repo preprocess/photographs.py --output "$data/photographs"
-}
-
 training() {
+    local file
     bash "$REPO_ROOT/scripts/run_standalone_train.sh" 0 \
         --config_path "$REPO_ROOT/scripts/quickstart.yaml" --train_data_dir "$data" \
-        --epoch_size "$epochs" --run_path "$(dirname -- "$run")" --run_name "$(basename -- "$run")"
-    checkpoint="$(ls -t -- "$run"/ckpt/*.ckpt | head -n 1)"
-}
-
-evaluation() {
-    local names
-    for names in Kitti,Sintel,TUM Middlebury; do
-        bash "$REPO_ROOT/scripts/run_eval.sh" 0 "$names" "$checkpoint" \
-            --config_path "$run/config.yaml" --ann_file "$run/val.json"
+        --run_path "$(dirname -- "$run")" --run_name "$(basename -- "$run")" "${epochs[@]}"
+    checkpoint=""
+    for file in "$run"/ckpt/*.ckpt; do
+        [[ ! "$file" -nt "$checkpoint" ]] || checkpoint="$file"
     done
 }
 
 part "set-up" ensure_setup demo
 part "scenes" python_in_repo preprocess/render_scenes.py --output "$data" --train "$train" --test "$test"
-part "photographs" photographs
+part "photographs" python_in_repo preprocess/photographs.py --output "$data"
 part "training" training
-part "evaluation" evaluation
+part "evaluation" bash "$REPO_ROOT/scripts/run_eval.sh" 0 Kitti,Sintel,TUM,Middlebury "$checkpoint" \
+    --config_path "$run/config.yaml" --ann_file "$run/val.json"
 part "export" python_in_repo midas_export.py --config_path "$run/config.yaml" \
     --model_weights "$checkpoint" --export_path "$run/midas.mindir"
 part "depth maps" python_in_repo midas_run.py --config_path "$run/config.yaml" \

@@ -225,21 +225,46 @@ on_interrupt() {
     exit 130
 }
 
-use_own_python() {
-    local output
-    output="$(cd -- "$REPO_ROOT" && "$PYTHON" -c 'import mindspore, src' 2>&1 </dev/null)" ||
-        fail "MIDAS_PYTHON=$PYTHON cannot import mindspore and src ($(tail -n 1 <<<"$output")): run '$PYTHON -m pip install -e $REPO_ROOT', or unset MIDAS_PYTHON"
+modules_of() {
+    case "$1" in
+        core) echo mindspore numpy cv2 scipy h5py yaml PIL tqdm matplotlib pydantic src.config ;;
+        demo) echo mitsuba skimage ;;
+        convert) echo torch ;;
+        dev) echo pytest hypothesis ruff ;;
+    esac
+}
+
+# Imports the modules it is given; its last line names those that fail, and why the first does.
+# The working folder is left out: in the repository, `src` would be found without being installed.
+IMPORT_ALL='
+import importlib, sys
+sys.path = [folder for folder in sys.path if folder]
+errors = {}
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        errors[name] = " ".join(str(error).split())
+if errors:
+    sys.exit(", ".join(errors) + f" ({next(iter(errors.values()))})")
+'
+
+check_own_python() {
+    local part modules output
+    mapfile -t modules < <(for part in core ${1//,/ }; do modules_of "$part"; done | tr ' ' '\n')
+    output="$("$PYTHON" -c "$IMPORT_ALL" "${modules[@]}" 2>&1 </dev/null)" ||
+        fail "MIDAS_PYTHON=$PYTHON cannot import $(tail -n 1 <<<"$output"): run '$PYTHON -m pip install -e \"$REPO_ROOT${1:+[$1]}\"', or unset MIDAS_PYTHON"
 }
 
 main() {
     (($# <= 1)) || fail "usage: bash scripts/setup.sh [EXTRAS, comma-separated: $(known_extras | paste -sd, -)]"
-    if [[ -n "${MIDAS_PYTHON:-}" ]]; then
-        use_own_python
-        return
-    fi
     local extras start=$SECONDS
     extras="$(normalise_extras "${1-demo}")"
     check_extras "$extras"
+    if [[ -n "${MIDAS_PYTHON:-}" ]]; then
+        check_own_python "$extras"
+        return
+    fi
     if is_ready "$extras"; then
         return
     fi

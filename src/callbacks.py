@@ -5,25 +5,30 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from mindspore import nn
 from mindspore.train import Callback, RunContext
-from tqdm import tqdm
 
 from src import checkpoint
 from src.data.training import TrainingData
 from src.errors import UserError
+from src.runlog import progress_bar
 from src.visualize import plot_curves
 
 LOG = logging.getLogger("midas")
-METRICS = (
-    *("epoch", "step", "loss", "data_loss", "gradient_loss"),
-    *("backbone_lr", "decoder_lr", "images_per_second"),
-)
+METRICS = [
+    "epoch",
+    "step",
+    "loss",
+    "data_loss",
+    "gradient_loss",
+    "backbone_lr",
+    "decoder_lr",
+    "images_per_second",
+]
 _DEAD_STEPS = 10  # a loss of 0 in so many steps is no accident
 _CURVES_SECONDS = 60  # redraw curves.png at most this often
 
@@ -46,34 +51,25 @@ class Guard(Callback):
         self.data = data
         self.batch_size = batch_size
         self.zeros = 0  # steps in a row whose loss is exactly 0
-        self.warned = False
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         if self.data.errors:
             raise self.data.errors[0]
         loss = float(run_context.original_args().net_outputs[0].asnumpy())
-        if not math.isfinite(loss):
-            epoch, step, _ = _position(run_context)
-            files = self.data.batch_files(epoch - 1, step - 1, self.batch_size)
-            raise UserError(
-                f"loss is {loss} at epoch {epoch} step {step}; check these files, or lower the "
-                f"learning rate: {', '.join(files)}"
-            )
-        if loss == 0 and not self.warned:
-            self.warned = True
-            LOG.warning(
-                "WARNING: the loss is exactly 0: every prediction of this batch is constant, or no "
-                "pixel is valid. If it stays 0 the network is dead; lower the learning rate"
-            )
         self.zeros = self.zeros + 1 if loss == 0 else 0
-        if self.zeros == _DEAD_STEPS:
-            epoch, step, _ = _position(run_context)
-            files = self.data.batch_files(epoch - 1, step - 1, self.batch_size)
-            raise UserError(
-                f"loss is 0 in {_DEAD_STEPS} steps up to epoch {epoch} step {step}: the prediction "
-                "is constant; lower the learning rate, or check model_weights and these files: "
-                f"{', '.join(files)}"
-            )
+        if math.isfinite(loss) and self.zeros < _DEAD_STEPS:
+            return
+        problem = (
+            f"loss is 0 in {_DEAD_STEPS} steps up to"
+            if loss == 0  # the prediction is constant
+            else f"loss is {loss} at"
+        )
+        epoch, step, _ = _position(run_context)
+        files = self.data.batch_files(epoch - 1, step - 1, self.batch_size)
+        raise UserError(
+            f"{problem} epoch {epoch} step {step}: the training has diverged; lower the learning "
+            f"rate, or check model_weights and these files: {', '.join(files)}"
+        )
 
 
 class Progress(Callback):
@@ -107,12 +103,7 @@ class Progress(Callback):
         self.file = (run / "metrics.csv").open("w", newline="", buffering=1)
         self.writer = csv.DictWriter(self.file, METRICS)
         self.writer.writeheader()
-        self.bar = tqdm(
-            total=steps * epochs,
-            unit="step",
-            desc="compiling",
-            mininterval=0.1 if sys.stderr.isatty() else 30,
-        )
+        self.bar = progress_bar(total=steps * epochs, unit="step", desc="compiling")
         self.started = time.perf_counter()
 
     def close(self) -> None:
@@ -142,8 +133,12 @@ class Progress(Callback):
         seconds = sum(self.batch_size / row["images_per_second"] for row in rows)
         LOG.info(
             "epoch %d/%d: loss %.4f (data %.4f, gradient %.4f), %.1f images/s",
-            *(rows[-1]["epoch"], self.epochs, mean["loss"], mean["data_loss"]),
-            *(mean["gradient_loss"], self.batch_size * len(rows) / seconds),
+            rows[-1]["epoch"],
+            self.epochs,
+            mean["loss"],
+            mean["data_loss"],
+            mean["gradient_loss"],
+            self.batch_size * len(rows) / seconds,
         )
         if time.perf_counter() - self.drawn > _CURVES_SECONDS:
             self._draw()

@@ -14,7 +14,9 @@ import mindspore as ms
 from mindspore import nn
 
 from src.errors import UserError
+from src.midas_net import MidasNet
 
+BACKBONE = "backbone."  # what the names of a MidasNet's backbone start with
 _LISTED = 3  # names in a message before "and N more"
 
 
@@ -39,7 +41,7 @@ def whole_file(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def save(network: nn.Cell, path: Path) -> None:
@@ -52,6 +54,23 @@ def save(network: nn.Cell, path: Path) -> None:
         ms.save_checkpoint(network, str(temporary))
 
 
+def load_initial(network: MidasNet, path: str | Path) -> str:
+    """Fill a MidasNet that is to be trained: wholly, or its backbone if the file holds no more.
+
+    Returns:
+        What was filled, in words.
+
+    Raises:
+        UserError: as `load`.
+    """
+    parameters = _read(Path(path))
+    if all(name.startswith(BACKBONE) for name in parameters):
+        _fill(network.backbone, path, parameters)
+        return f"backbone from {path}; the decoder starts from random values"
+    _fill(network, path, parameters)
+    return f"all weights from {path}"
+
+
 def load(network: nn.Cell, path: str | Path) -> None:
     """Fill every parameter of a MidasNet from a checkpoint.
 
@@ -59,7 +78,10 @@ def load(network: nn.Cell, path: str | Path) -> None:
         UserError: the file is missing or no checkpoint, or its parameters are not exactly the
             network's; says which, and which network the file holds.
     """
-    parameters = _read(Path(path))
+    _fill(network, path, _read(Path(path)))
+
+
+def _fill(network: nn.Cell, path: str | Path, parameters: dict[str, ms.Parameter]) -> None:
     expected = {parameter.name: parameter for parameter in network.get_parameters()}
     if problem := _mismatch(expected, parameters):
         raise UserError(f"{path}: does not fit this network: {problem}{_advice(path, parameters)}")
@@ -75,8 +97,7 @@ def _read(path: Path) -> dict[str, ms.Parameter]:
         content = ms.load_checkpoint(str(path))
     except (ValueError, RuntimeError, TypeError):
         raise UserError(
-            f"{path}: not a MindSpore checkpoint, or damaged; expected a .ckpt that training or "
-            "src/utils/pth2ckpt.py wrote"
+            f"{path}: not a MindSpore checkpoint, or damaged; expected a .ckpt that training wrote"
         ) from None
     finally:
         logger.disabled = disabled

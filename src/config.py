@@ -25,7 +25,8 @@ from pydantic import (
 )
 
 from src.data.transforms import SIZE_MULTIPLE, ResizeMethod, ResizeRule
-from src.errors import UserError
+from src.errors import Parser, UserError
+from src.image_io import write_bytes
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "config.yaml"
 
@@ -37,7 +38,7 @@ Channels3 = tuple[float, float, float]
 
 
 def _single_folder_name(value: str) -> str:
-    if value in {".", ".."} or "/" in value:
+    if value in {".", ".."} or not {"/", "\0"}.isdisjoint(value):
         raise ValueError("should be one folder name, without '/'")
     return value
 
@@ -69,7 +70,7 @@ class Config(BaseModel):
     groups: Count
     width_per_group: Count
     layers: tuple[Count, Count, Count, Count]
-    features: Annotated[int, Field(ge=2, multiple_of=2)]
+    features: Annotated[int, Field(ge=8, multiple_of=8)]
 
     img_width: Count
     img_height: Count
@@ -99,6 +100,7 @@ class Config(BaseModel):
     loss: Literal["ssimse"]
     alpha: Annotated[float, Field(ge=0)]
     scales: Annotated[int, Field(ge=1, le=8)]
+    sign_weight: Annotated[float, Field(ge=0)]
     run_path: FilePath
     run_name: Annotated[Text, AfterValidator(_single_folder_name)]
     save_checkpoint_epochs: Count
@@ -108,6 +110,9 @@ class Config(BaseModel):
     datapath_Kitti: Text
     datapath_Sintel: Text
     datapath_TUM: Text
+    datapath_ETH3D: Text
+    datapath_DIW: Text
+    datapath_NYU: tuple[Text, Text]
     datapath_Middlebury: Text
     eval_size: Annotated[int, Field(ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)]
     ckpt_path: FilePath
@@ -152,17 +157,28 @@ class Config(BaseModel):
         )
 
     def benchmark_paths(self) -> dict[str, str]:
-        """Benchmark name -> its datapath_* value."""
+        """Benchmark name -> its datapath_* value, where that is one folder."""
         prefix = "datapath_"
-        return {
+        values = {
             key.removeprefix(prefix): getattr(self, key)
             for key in type(self).model_fields
             if key.startswith(prefix)
         }
+        return {name: value for name, value in values.items() if isinstance(value, str)}
+
+    def file(self, key: str) -> str:
+        """The value of a path that this program needs.
+
+        Raises:
+            UserError: it is empty.
+        """
+        if not (value := getattr(self, key)):
+            raise UserError(f"{key}: empty; set it to the file with the network's weights")
+        return value
 
     def save(self, path: Path) -> None:
         """Write every value as YAML that `--config_path` reads back."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        write_bytes(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
 
 
 def load_config(arguments: Sequence[str] | None = None, description: str = "") -> Config:
@@ -188,53 +204,26 @@ def load_config(arguments: Sequence[str] | None = None, description: str = "") -
         raise UserError(_explain(error)) from None
 
 
-def resolve_data_path(root: str, path: str, what: str) -> Path:
-    """An existing file or folder `path`, looked up under `root` first, then as it stands.
-
-    A leading '/' does not stop the look under `root`: configurations of the original join the
-    two that way.
-
-    Raises:
-        UserError: it is in neither place; names both.
-    """
-    inside, as_is = Path(root) / path.lstrip("/"), Path(path).absolute()
-    for candidate in (inside, as_is):
-        if path and candidate.exists():
-            return candidate
-    raise UserError(
-        f"{what}: found neither {inside} nor {as_is}; put the data there, or set {what} "
-        "or train_data_dir"
-    )
-
-
 def _is_path(key: str) -> bool:
     return _PATH in Config.model_fields[key].metadata
 
 
 def _parse_flags(arguments: Sequence[str] | None, description: str) -> dict[str, str]:
-    parser = _Parser(description=description, argument_default=argparse.SUPPRESS)
-    parser.add_argument(
-        "--config_path", help="a YAML file with values that differ from config.yaml"
+    parser = Parser(
+        description=description,
+        usage="%(prog)s [--key value ...]",
+        epilog=f"What the keys mean: {DEFAULT_CONFIG}",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
-    for key, value in _read_yaml(DEFAULT_CONFIG).items():
-        parser.add_argument(f"--{key}", help=f"default: {value!r}".replace("%", "%%"))
+    parser.add_argument("--config_path", help="YAML file with values that differ from config.yaml")
+    defaults = _read_yaml(DEFAULT_CONFIG)
+    for key in Config.model_fields:
+        parser.add_argument(f"--{key}", help=f"default: {defaults.get(key)!r}".replace("%", "%%"))
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise UserError(_unknown(unknown[0]))
     return vars(known)
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            allow_abbrev=False,
-            usage="%(prog)s [--key value ...]",
-            epilog=f"What the keys mean: {DEFAULT_CONFIG}",
-            **options,
-        )
-
-    def error(self, message: str) -> None:  # argparse would print its usage as well
-        raise UserError(message)
 
 
 def _unknown(name: str, where: str = "") -> str:
@@ -280,7 +269,12 @@ def _flag_value(key: str, text: str) -> object:
 
 
 def _absolute(value: object, folder: Path) -> object:
-    return str(folder / Path(value).expanduser()) if isinstance(value, str) and value else value
+    if not isinstance(value, str) or not value:
+        return value
+    try:
+        return str(folder / Path(value).expanduser())
+    except RuntimeError as error:  # ~ of an unknown user
+        raise UserError(f"{value}: {error}") from None
 
 
 def _explain(error: ValidationError) -> str:
@@ -289,8 +283,13 @@ def _explain(error: ValidationError) -> str:
     if not first["loc"]:
         return message
     key = str(first["loc"][0])
-    if first["type"] == "missing":  # an element of a list; config.yaml itself has every key
-        return f"{key}: got too few values; expected as many as in config.yaml"
+    if first["type"] == "missing":
+        missing_key = len(first["loc"]) == 1  # else an element of a list
+        return f"{key}: " + (
+            f"missing in {DEFAULT_CONFIG}; put it back"
+            if missing_key
+            else "got too few values; expected as many as in config.yaml"
+        )
     message = message[0].lower() + message[1:]
     position = "".join(f"[{part}]" for part in first["loc"][1:])
     return f"{key}{position}: got {first['input']!r}; {message}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_USER_ERROR = 2
 
@@ -12,6 +14,13 @@ EXIT_USER_ERROR = 2
 class UserError(Exception):
     """Something the user can mend: its text is one line that names the file or key, what was
     expected and what to do. Everything else is a bug and keeps its traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
 
 
 def run_program(main: Callable[[], int | None]) -> None:

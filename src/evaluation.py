@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from src import metrics
-from src.config import resolve_data_path
 from src.data.benchmarks import BENCHMARKS, Benchmark, Sample
+from src.data.paths import resolve_data_path
 from src.errors import UserError
 from src.image_io import write_bytes
 from src.predictor import Predictor
+from src.runlog import progress_bar
 
 LOG = logging.getLogger("midas")
 
@@ -82,15 +83,18 @@ def evaluate(predictor: Predictor, benchmark: Benchmark) -> Result:
         UserError: a file is damaged, no image has a valid pixel, or a prediction is not finite.
     """
     errors = []
-    bar = tqdm(benchmark.samples(), desc=benchmark.name, total=len(benchmark), unit="image")
-    for sample in bar:
-        if sample.mask.any():
-            errors.append(_score(predictor, benchmark, sample))
-            bar.set_postfix_str(f"{benchmark.metric} {np.mean(errors, axis=0)[0]:.4g}")
+    count = len(benchmark)
+    bar = progress_bar(benchmark.samples(), desc=benchmark.name, total=count, unit="image")
+    with logging_redirect_tqdm([LOG]):
+        for sample in bar:
+            if sample.mask.any():
+                errors.append(_score(predictor, benchmark, sample))
+                mean = np.mean(errors, axis=0)[0]
+                bar.set_postfix_str(f"{benchmark.metric} {mean:.4g}", refresh=False)
     if not errors:
         raise UserError(f"{benchmark.root}: no depth map with a valid pixel")
     error, abs_rel, row_abs_rel = np.mean(errors, axis=0).tolist()
-    skipped = len(benchmark) - len(errors)
+    skipped = count - len(errors)
     return Result(
         benchmark.name, benchmark.metric, error, abs_rel, row_abs_rel, len(errors), skipped
     )
@@ -99,8 +103,6 @@ def evaluate(predictor: Predictor, benchmark: Benchmark) -> Result:
 def _score(predictor: Predictor, benchmark: Benchmark, sample: Sample) -> tuple[float, ...]:
     """(the benchmark's error, AbsRel, AbsRel of the row baseline) of one image."""
     prediction = predictor.predict(sample.image, benchmark.resize)
-    if not np.isfinite(prediction).all():
-        raise UserError(f"{sample.id}: the prediction is not finite; the checkpoint has diverged")
     truth = (sample.depth, sample.mask)
     depth = metrics.aligned_depth(prediction, *truth, benchmark.cap)
     baseline = metrics.row_baseline(*sample.depth.shape)
@@ -140,20 +142,38 @@ def write_results(path: Path, results: list[Result]) -> None:
     write_bytes(path, f"{json.dumps(merged)}\n".encode())
 
 
-def table(results: list[Result]) -> str:
-    """The results as text: percent for bad pixels, ratios otherwise."""
+def table(results: list[Result], size: int) -> str:
+    """The results as text: percent for bad pixels, ratios otherwise.
+
+    Args:
+        results: of the benchmarks that were evaluated.
+        size: bound of the resize rules, for the last line.
+    """
     form = "{:<12} {:>7} {:>16} {:>8} {:>22}"
     lines = [form.format("benchmark", "images", "error", "AbsRel", "AbsRel of the row only")]
     for result in results:
         percent = result.metric == "bad_pixel_percent"
         error = f"{result.error:.3f} % > 1.25" if percent else f"{result.error:.4f} AbsRel"
+        against = _against_row(result.abs_rel, result.row_abs_rel)
         lines.append(
-            form.format(
-                result.name,
-                result.images,
-                error,
-                f"{result.abs_rel:.4f}",
-                f"{result.row_abs_rel:.4f} ({result.abs_rel / result.row_abs_rel - 1:+.0%})",
-            )
+            form.format(result.name, result.images, error, f"{result.abs_rel:.4f}", against)
         )
+    if len(results) > 1:
+        images = [result.images for result in results]
+        mean, row = (
+            float(np.average([getattr(result, name) for result in results], weights=images))
+            for name in ("abs_rel", "row_abs_rel")
+        )
+        against = _against_row(mean, row)
+        lines.append(form.format("all images", sum(images), "", f"{mean:.4f}", against))
+    lines += [
+        f"{result.name}: {result.skipped} images have no valid pixel and do not count"
+        for result in results
+        if result.skipped
+    ]
+    lines.append(f"network size {size} (384 in the protocol), predictions resized bilinearly")
     return "\n".join(lines)
+
+
+def _against_row(abs_rel: float, row_abs_rel: float) -> str:
+    return f"{row_abs_rel:.4f} ({abs_rel / row_abs_rel - 1:+.0%})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,13 @@ def export_mindir(
     checkpoint.load(net, weights)
     net.set_train(False)
     image = np.random.default_rng(0).normal(size=(1, 3, height, width)).astype(np.float32)
-    with checkpoint.whole_file(path) as temporary:
-        ms.export(net, ms.Tensor(image), file_name=str(temporary), file_format="MINDIR")
-        reloaded, _ = load_mindir(temporary)
+    # MindSpore exports to plain ASCII paths without spaces only, so not to `path` itself.
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder, "midas.mindir")
+        ms.export(net, ms.Tensor(image), file_name=str(exported), file_format="MINDIR")
+        reloaded, _ = load_mindir(exported)
         difference = np.abs(reloaded(ms.Tensor(image)).asnumpy() - net(ms.Tensor(image)).asnumpy())
         if difference.any():
             raise RuntimeError(f"the exported network differs by up to {difference.max():g}")
+        with checkpoint.whole_file(path) as target:
+            shutil.copyfile(exported, target)

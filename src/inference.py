@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from src import image_io
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 from src.predictor import Predictor
+from src.runlog import progress_bar
 from src.visualize import write_depth_picture
 
 LOG = logging.getLogger("midas")
@@ -48,8 +48,11 @@ def predict_folder(predictor: Predictor, rule: ResizeRule, source: Path, output:
         raise UserError(f"output_path: cannot create {output}: {error.strerror}") from None
     failed = 0
     names = output_names(images)
+    for name in names:
+        _check_free(output, name)
     with logging_redirect_tqdm([LOG]):
-        for path, name in zip(tqdm(images, unit="image", desc="predicting"), names, strict=True):
+        bar = progress_bar(images, unit="image", desc="predicting")
+        for path, name in zip(bar, names, strict=True):
             try:
                 image = image_io.read_image(path)
             except UserError as error:
@@ -76,11 +79,28 @@ def output_names(images: Sequence[Path]) -> list[str]:
     ]
 
 
+def output_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """The PFM, the 16-bit PNG and the picture of one image."""
+    return folder / f"{name}.pfm", folder / f"{name}.png", folder / f"{name}_depth.png"
+
+
+def _check_free(folder: Path, name: str) -> None:
+    """Results of an earlier run may be replaced; a file of somebody else's may not."""
+    files = output_files(folder, name)
+    there = [path for path in files if path.exists()]
+    if 0 < len(there) < len(files):
+        raise UserError(
+            f"output_path: {there[0]} exists and is no result of an earlier run; choose another "
+            "folder"
+        )
+
+
 def write_outputs(folder: Path, name: str, image: np.ndarray, prediction: np.ndarray) -> None:
     """Write the three files of one image: uint8 [H, W, 3] and inverse depth float32 [H, W]."""
-    image_io.write_pfm(folder / f"{name}.pfm", prediction)
-    image_io.write_png16(folder / f"{name}.png", stretch16(prediction))
-    write_depth_picture(folder / f"{name}_depth.png", image, prediction)
+    pfm, png, picture = output_files(folder, name)
+    image_io.write_pfm(pfm, prediction)
+    image_io.write_png16(png, stretch16(prediction))
+    write_depth_picture(picture, image, prediction)
 
 
 def stretch16(values: np.ndarray) -> np.ndarray:

@@ -20,14 +20,21 @@ class ScaleShiftInvariantLoss(nn.Cell):
     2^(k-1)-th pixel. A difference counts only where both its pixels are valid. An image without
     valid pixels, or with a constant prediction, adds 0. The result is the mean over the images.
 
+    The fit may turn a prediction upside down: s < 0 costs nothing, so the formula alone cannot
+    tell inverse depth from its negative. A network that starts from random values settles for
+    either, image by image. `sign_weight` adds `L_sign = max(0, -correlation(d, d*))` per image,
+    which is 0 wherever larger means closer; 0 gives the paper's formula.
+
     Args:
         alpha: weight of L_reg (0.5 in the paper).
         scales: number of scales of L_reg (4 in the paper).
+        sign_weight: weight of L_sign.
     """
 
-    def __init__(self, alpha: float = 0.5, scales: int = 4) -> None:
+    def __init__(self, alpha: float = 0.5, scales: int = 4, sign_weight: float = 0.0) -> None:
         super().__init__()
         self.alpha = alpha
+        self.sign_weight = sign_weight
         self.steps = [2**scale for scale in range(scales)]
 
     def construct(
@@ -46,7 +53,9 @@ class ScaleShiftInvariantLoss(nn.Cell):
         mask = mask.astype(ms.float32)
         # What lies under the mask may be anything, NaN included; it must not reach a sum.
         target = ops.select(mask > 0, target.astype(ms.float32), ops.zeros_like(mask))
-        residual, valid_pixels, usable = align(prediction.astype(ms.float32), target, mask)
+        residual, valid_pixels, usable, correlation = align(
+            prediction.astype(ms.float32), target, mask
+        )
         data = usable * _per_image_sum(residual * residual) / (2 * valid_pixels)
         gradient = ops.zeros_like(data)
         for step in self.steps:
@@ -55,10 +64,13 @@ class ScaleShiftInvariantLoss(nn.Cell):
             )
         gradient = usable * gradient / valid_pixels
         data, gradient = data.mean(), gradient.mean()
-        return data + self.alpha * gradient, data, gradient
+        sign = ops.relu(-correlation).mean()
+        return data + self.alpha * gradient + self.sign_weight * sign, data, gradient
 
 
-def align(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def align(
+    prediction: Tensor, target: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Least-squares scale and shift of each prediction to its target over the valid pixels.
 
     The closed form is taken about the means, which keeps float32 accurate however large the
@@ -68,8 +80,9 @@ def align(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Ten
         prediction, target, mask: float32 [B, H, W].
 
     Returns:
-        The masked residual [B, H, W], the number of valid pixels [B] (at least 1), and [B] 1
-        where an alignment exists, else 0.
+        The masked residual [B, H, W], the number of valid pixels [B] (at least 1), [B] 1 where an
+        alignment exists, else 0, and the correlation of prediction and target [B] (0 where one
+        of them is constant).
     """
     valid_pixels = ops.maximum(_per_image_sum(mask), Tensor(1.0, ms.float32))
     mean = _per_image_sum(prediction * mask) / valid_pixels
@@ -81,7 +94,14 @@ def align(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Ten
     usable = variance > CONSTANT_SHARE**2 * (mean * mean + variance)
     scale = covariance / ops.select(usable, variance, ops.ones_like(variance))
     residual = scale.reshape(-1, 1, 1) * centred - target_centred
-    return residual, valid_pixels, usable.astype(ms.float32)
+    target_variance = _per_image_sum(target_centred * target_centred) / valid_pixels
+    varying = ops.logical_and(usable, target_variance > 0)
+    ones, zeros = ops.ones_like(variance), ops.zeros_like(variance)
+    deviations = ops.sqrt(ops.select(varying, variance, ones)) * ops.sqrt(
+        ops.select(varying, target_variance, ones)
+    )
+    correlation = ops.select(varying, covariance / deviations, zeros)
+    return residual, valid_pixels, usable.astype(ms.float32), correlation
 
 
 def _per_image_sum(values: Tensor) -> Tensor:

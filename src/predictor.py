@@ -68,12 +68,18 @@ class Predictor:
 
         Returns:
             float32 [H, W], >= 0, larger is closer, up to scale and shift.
+
+        Raises:
+            UserError: the prediction is not finite.
         """
         height, width = image.shape[:2]
         size = self.fixed_size or rule.output_size(height, width)
         resized = transforms.resize_image(image, *size)
         batch = transforms.normalize(resized, self.mean, self.std)[None]
-        return transforms.resize_prediction(self.run(batch)[0], height, width)
+        prediction = self.run(batch)[0]
+        if not np.isfinite(prediction).all():
+            raise UserError("weights: the prediction is not finite; this checkpoint has diverged")
+        return transforms.resize_prediction(prediction, height, width)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """The bare network: normalised float32 [B, 3, h, w] to inverse depth float32 [B, h, w]."""

@@ -13,8 +13,6 @@ from mindspore.common.initializer import Normal
 
 from src.resnext import conv
 
-HEAD_CHANNELS = 32  # of the last but one convolution, whatever the width of the decoder
-
 
 class Upsample2x(nn.Cell):
     """Bilinear enlargement of [B, C, H, W] to twice its height and width."""
@@ -70,7 +68,8 @@ class Decoder(nn.Cell):
 
     Args:
         in_channels: channels of the four levels, finest first.
-        features: channels inside the decoder (256 in MiDaS).
+        features: channels inside the decoder, a multiple of 8 (256 in MiDaS); the head narrows to
+            a half and an eighth of them (128 and 32).
     """
 
     def __init__(self, in_channels: Sequence[int], features: int) -> None:
@@ -86,9 +85,9 @@ class Decoder(nn.Cell):
         self.output_conv = nn.SequentialCell(
             conv(features, features // 2, 3, has_bias=True),
             Upsample2x(align_corners=False),
-            conv(features // 2, HEAD_CHANNELS, 3, has_bias=True),
+            conv(features // 2, features // 8, 3, has_bias=True),
             nn.ReLU(),
-            _last_conv(),
+            _last_conv(features // 8),
             nn.ReLU(),
         )
 
@@ -100,6 +99,6 @@ class Decoder(nn.Cell):
         return self.output_conv(path).squeeze(1)
 
 
-def _last_conv() -> nn.Conv2d:
-    """32 -> 1. Starts near a constant 1, since a ReLU that starts at 0 never learns."""
-    return nn.Conv2d(HEAD_CHANNELS, 1, 1, has_bias=True, weight_init=Normal(0.02), bias_init="ones")
+def _last_conv(in_channels: int) -> nn.Conv2d:
+    """To one channel. Starts near a constant 1, since a ReLU that starts at 0 never learns."""
+    return nn.Conv2d(in_channels, 1, 1, has_bias=True, weight_init=Normal(0.02), bias_init="ones")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from src.data.training import Augmentation, TrainingData, find_pairs, make_datas
 from src.errors import UserError
 from src.loss import ScaleShiftInvariantLoss
 from src.midas_net import MidasNet
+from src.runlog import log_to
 
 LOG = logging.getLogger("midas")
 
@@ -76,17 +76,21 @@ def train(config: Config) -> Path:
     network = MidasNet(**config.network())
     origin = _initialize(network, config.model_weights)
     run = _create_run(config)
-    with _log_to(run / "train.log"), logging_redirect_tqdm([LOG]):
+    with log_to(run / "train.log"), logging_redirect_tqdm([LOG]):
         LOG.info(origin)
         steps = dataset.get_dataset_size()
         LOG.info(
             "%d images, %d epochs of %d steps, batch %d, run folder %s",
-            *(len(data), config.epoch_size, steps, config.batch_size, run),
+            len(data),
+            config.epoch_size,
+            steps,
+            config.batch_size,
+            run,
         )
         backbone_lr, decoder_lr = _schedules(config, steps * config.epoch_size)
         step = TrainStep(
             network,
-            ScaleShiftInvariantLoss(config.alpha, config.scales),
+            ScaleShiftInvariantLoss(config.alpha, config.scales, config.sign_weight),
             make_optimizer(network, backbone_lr, decoder_lr),
         ).set_train()
         saver = CheckpointSaver(
@@ -115,29 +119,24 @@ def _augmentation(config: Config) -> Augmentation:
 
 def _schedules(config: Config, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Learning rates of backbone and decoder for every step."""
-    return (
-        learning_rates(
-            config.backbone_params_lr,
-            config.backbone_params_end_lr,
-            *(config.power, steps, config.lr_decay),
-        ),
-        learning_rates(
-            config.no_backbone_params_lr,
-            config.no_backbone_params_end_lr,
-            *(config.power, steps, config.lr_decay),
-        ),
+    ends = (
+        (config.backbone_params_lr, config.backbone_params_end_lr),
+        (config.no_backbone_params_lr, config.no_backbone_params_end_lr),
     )
+    backbone, decoder = (
+        learning_rates(start, end, config.power, steps, config.lr_decay) for start, end in ends
+    )
+    return backbone, decoder
 
 
 def _initialize(network: MidasNet, weights: str) -> str:
     """Fill the network from a checkpoint, if there is one; says where its weights come from."""
     if weights:
-        checkpoint.load(network, weights)
-        return f"starting from {weights}"
+        return checkpoint.load_initial(network, weights)
     return (
         "WARNING: no model_weights, so the backbone starts from random values: it learns far more "
-        "slowly and generalises worse than one pretrained on images. The published accuracy needs "
-        "ig_resnext101_32x8-c38310e5.pth, converted by src/utils/pth2ckpt.py"
+        "slowly and generalises worse than one pretrained on images. The published accuracy starts "
+        "from the weights ResNeXt-101 32x8d WSL"
     )
 
 
@@ -156,16 +155,3 @@ def _create_run(config: Config) -> Path:
         raise UserError(f"run_path: cannot create {run}: {error.strerror}") from None
     config.model_copy(update={"run_name": name}).save(run / "config.yaml")
     return run
-
-
-@contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send the log to a file as well, with times."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOG.addHandler(handler)
-    try:
-        yield
-    finally:
-        LOG.removeHandler(handler)
-        handler.close()

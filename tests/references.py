@@ -88,8 +88,8 @@ class TorchMidas(nn.Module):
     """MidasNet with the state-dict keys of the official v2.1 checkpoints.
 
     Stage i (0..3) has `groups * width_per_group * 2**i` inner and `4 * in_channels * 2**i` output
-    channels; the head goes from `features` to `features // 2`, 32 and 1. The defaults are the
-    official network.
+    channels; the head goes from `features` to `features // 2`, `features // 8` and 1. The
+    defaults are the official network.
     """
 
     def __init__(
@@ -125,9 +125,9 @@ class TorchMidas(nn.Module):
         self.scratch.output_conv = nn.Sequential(
             nn.Conv2d(features, features // 2, 3, padding=1),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-            nn.Conv2d(features // 2, 32, 3, padding=1),
+            nn.Conv2d(features // 2, features // 8, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(32, 1, 1),
+            nn.Conv2d(features // 8, 1, 1),
             nn.ReLU(),
         )
 

@@ -212,3 +212,29 @@ def test_the_checkpoint_of_something_else_gets_no_flags(other, tmp_path, capfd):
     assert "not in the network: weight" in text
     assert "--" not in text
     assert re.search(r"missing .* and 12\d more", text)
+
+
+def test_training_starts_from_a_backbone_alone(network, other, tmp_path):
+    path = tmp_path / "wsl.ckpt"
+    ms.save_checkpoint(
+        [{"name": p.name, "data": p} for p in network.backbone.get_parameters()], str(path)
+    )
+    before = values(other)
+    said = checkpoint.load_initial(other, path)
+    after, source = values(other), values(network)
+    assert said == f"backbone from {path}; the decoder starts from random values"
+    for name, value in after.items():
+        assert value == (source if name.startswith("backbone.") else before)[name]
+
+
+def test_training_starts_from_all_weights(network, other, saved):
+    assert checkpoint.load_initial(other, saved) == f"all weights from {saved}"
+    assert values(other) == values(network)
+
+
+def test_an_incomplete_backbone_is_no_start(network, other, tmp_path):
+    path = tmp_path / "wsl.ckpt"
+    parameters = list(network.backbone.get_parameters())[1:]
+    ms.save_checkpoint([{"name": p.name, "data": p} for p in parameters], str(path))
+    with pytest.raises(UserError, match=r"missing backbone\.conv1\.weight"):
+        checkpoint.load_initial(other, path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import Config, load_config, resolve_data_path
+from src.config import Config, load_config
+from src.data.paths import resolve_data_path
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 
@@ -22,7 +23,8 @@ ORIGINAL_KEYS = (
     *("width_per_group", "groups", "in_channels", "features", "layers"),
     *("img_width", "img_height", "nm_img_mean", "nm_img_std"),
     *("keep_aspect_ratio", "resize_target", "ensure_multiple_of", "resize_method"),
-    *("datapath_TUM", "datapath_Sintel", "datapath_Kitti"),
+    *("datapath_TUM", "datapath_Sintel", "datapath_ETH3D", "datapath_Kitti", "datapath_DIW"),
+    "datapath_NYU",
     *("ann_file", "ckpt_path", "data_name"),
     *("input_path", "output_path", "model_weights", "file_format"),
 )
@@ -342,3 +344,14 @@ def test_data_that_is_nowhere_names_both_places(root, tmp_path, path):
     as_is = path if path.startswith("/") else tmp_path / "work" / path
     for part in (root / path.lstrip("/"), as_is, "datapath_TUM", "train_data_dir"):
         assert str(part) in str(error.value)
+
+
+def test_a_file_that_is_needed_and_empty_is_named():
+    config = load_config([])
+    with pytest.raises(UserError, match="ckpt_path: empty; set it"):
+        config.file("ckpt_path")
+    assert load_config(["--ckpt_path", "/a.ckpt"]).file("ckpt_path") == "/a.ckpt"
+
+
+def test_the_home_of_nobody_is_told_in_one_line():
+    assert "~nobody-at-all" in message("--train_data_dir", "~nobody-at-all/x")

@@ -197,3 +197,14 @@ def test_an_output_path_that_is_a_file_is_named(source, tmp_path):
     with pytest.raises(UserError, match="output_path: cannot create"):
         predict_folder(StandIn(), RULE, source, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(source, tmp_path):
+    add(source, "a.jpg", 0)
+    output = tmp_path / "pictures"
+    output.mkdir()
+    (output / "a.png").write_bytes(b"a holiday")
+    with pytest.raises(UserError, match=r"output_path: .*a\.png exists and is no result"):
+        predict_folder(StandIn(), RULE, source, output)
+    assert names(output) == ["a.png"]
+    assert (output / "a.png").read_bytes() == b"a holiday"

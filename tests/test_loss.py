@@ -211,3 +211,53 @@ def test_a_broken_prediction_is_not_hidden(evaluate, value):
     prediction[1, 2, 3] = value
     (total, *_), _ = evaluate(prediction, target, mask)
     assert not np.isfinite(total)
+
+
+def torch_correlation_penalty(prediction, target, mask):
+    """Mean over the images of max(0, -Pearson correlation over the valid pixels)."""
+    penalties = []
+    for image, truth, valid in zip(prediction, target, mask, strict=True):
+        pixels = torch.stack([image[valid > 0], truth[valid > 0]])
+        penalties.append(torch.relu(-torch.corrcoef(pixels)[0, 1]))
+    return torch.stack(penalties).mean()
+
+
+def test_a_prediction_upside_down_costs_its_correlation():
+    prediction, target, mask = draw(8, valid_share=0.5)
+    prediction[1:] *= -1  # the first image is the right way up
+    weight = 0.3
+    differentiate = ms.value_and_grad(
+        ScaleShiftInvariantLoss(ALPHA, sign_weight=weight), 0, has_aux=True
+    )
+    terms, slope = differentiate(*map(ms.Tensor, (prediction, target, mask)))
+
+    variable = torch.tensor(prediction.astype(np.float64), requires_grad=True)
+    others = torch.tensor(target.astype(np.float64)), torch.tensor(mask)
+    penalty = torch_correlation_penalty(variable, *others)
+    assert penalty > 0.1
+    total = torch_ssimse(variable, *others, ALPHA) + weight * penalty
+    total.backward()
+    assert float(terms[0]) == pytest.approx(total.item(), rel=1e-5)
+    assert_same_gradient(slope.asnumpy(), variable.grad.numpy())
+
+
+def test_larger_is_closer_costs_nothing_more(evaluate):
+    arrays = draw(9)
+    (total, _, _), slope = evaluate(*arrays)
+    differentiate = ms.value_and_grad(
+        ScaleShiftInvariantLoss(ALPHA, sign_weight=1.0), 0, None, True
+    )
+    (with_sign, _, _), slope_with_sign = differentiate(*map(ms.Tensor, arrays))
+    assert float(with_sign) == total
+    np.testing.assert_array_equal(slope_with_sign.asnumpy(), slope)
+
+
+def test_degenerate_images_have_no_sign():
+    prediction, target, mask = draw(10)
+    prediction[0], target[1], mask[2] = 3.0, 0.5, 0.0
+    differentiate = ms.value_and_grad(
+        ScaleShiftInvariantLoss(0.0, sign_weight=1.0), 0, has_aux=True
+    )
+    (total, _, _), slope = differentiate(*map(ms.Tensor, (-prediction, target, mask)))
+    assert float(total) == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(slope.asnumpy()).all()

@@ -201,3 +201,11 @@ def test_stderr_is_back_after_a_damaged_file(damaged, exported, capfd):
 def test_load_mindir_returns_the_size(exported):
     _, size = load_mindir(exported.mindir)
     assert size == (exported.height, exported.width)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_prediction_that_is_not_finite_is_refused(exported, small_network, monkeypatch, value):
+    predictor = Predictor(exported.ckpt, small_network, (0.5,) * 3, (0.2,) * 3)
+    monkeypatch.setattr(predictor, "run", lambda batch: np.full((1, 64, 96), value, np.float32))
+    with pytest.raises(UserError, match="not finite; this checkpoint has diverged"):
+        predictor.predict(photograph(64, 96), ResizeRule(96, 64))

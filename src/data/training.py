@@ -17,8 +17,8 @@ from pathlib import Path
 import mindspore.dataset as ds
 import numpy as np
 
-from src.config import resolve_data_path
 from src.data import transforms
+from src.data.paths import candidates, resolve_data_path
 from src.errors import UserError
 from src.image_io import IMAGE_SUFFIXES, read_grey, read_image
 
@@ -119,14 +119,14 @@ def _read_mixdata(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _expand(root: str, pattern: str, suffixes: frozenset[str] | set[str], what: str) -> list[Path]:
-    inside = str(Path(glob.escape(root)) / pattern.lstrip("/"))
-    for candidate in (inside, pattern):
-        found = [Path(name) for name in sorted(glob.glob(candidate, recursive=True))]
+    inside, as_is = candidates(glob.escape(root), pattern)
+    for place in (inside, as_is):
+        found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
         found = [path for path in found if path.suffix.lower() in suffixes]
         if found:
             return found
     raise UserError(
-        f"{what}: no {'/'.join(sorted(suffixes))} file matches {inside} or {pattern}; "
+        f"{what}: no {'/'.join(sorted(suffixes))} file matches {inside} or {as_is}; "
         "set train_data_dir to the folder that holds the dataset"
     )
 

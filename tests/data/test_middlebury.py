@@ -1,21 +1,17 @@
-"""Middlebury: depth from disparity by the data set's formula, and the scene out of scikit-image."""
+"""Middlebury: depth from disparity by the data set's formula."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from src.data.benchmarks.middlebury import Middlebury, read_calibration
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 from tests import file_formats
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CALIBRATION = """cam0=[1000 0 320.5; 0 1000 240; 0 0 1]
 cam1=[1000 0 340.5; 0 1000 240; 0 0 1]
 doffs=20
@@ -103,31 +99,3 @@ def test_a_calibration_that_is_no_text_is_named(tmp_path, content):
     with pytest.raises(UserError) as caught:
         read_calibration(path)
     assert str(caught.value).startswith(str(path))
-
-
-def test_the_motorcycle_is_written_in_that_layout(tmp_path):
-    skimage_data = pytest.importorskip("skimage.data")
-    program = [sys.executable, REPOSITORY / "preprocess/middlebury.py", "--output", "data"]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    folder = tmp_path / "data/Middlebury/motorcycle"
-    assert sorted(path.name for path in folder.iterdir()) == ["calib.txt", "disp0.pfm", "im0.png"]
-    left, _, disparity = skimage_data.stereo_motorcycle()
-    assert np.array_equal(np.asarray(Image.open(folder / "im0.png")), left)
-    (sample,) = Middlebury(folder.parent).samples()
-    known = np.isfinite(disparity)
-    # The calibration of scikit-image's copy, from the documentation of stereo_motorcycle.
-    expected = 193.001e-3 * 994.978 / (disparity[known].astype(np.float64) + 31.086)
-    np.testing.assert_allclose(sample.depth[known], expected, rtol=1e-5)
-    assert not sample.mask[~known].any()
-    assert 1.5 < np.median(sample.depth[sample.mask]) < 5  # a motorcycle in a workshop
-
-
-def test_an_output_that_cannot_be_made_is_named(tmp_path):
-    pytest.importorskip("skimage.data")
-    (tmp_path / "data").write_text("mine")
-    program = [sys.executable, REPOSITORY / "preprocess/middlebury.py", "--output", "data"]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: output: cannot create data/Middlebury/motorcycle")
-    assert done.stderr.count("\n") == 1

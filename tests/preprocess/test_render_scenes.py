@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.errors import UserError
+
 pytest.importorskip("mitsuba", reason="the demo extra is not installed")
 
 PREPROCESS = Path(__file__).parents[2] / "preprocess"
@@ -176,6 +178,23 @@ def test_a_later_view_does_not_need_the_earlier_ones(renderer):
     np.testing.assert_array_equal(alone.depth, second.depth)
 
 
+def test_a_scene_without_a_view_is_replaced_and_the_search_ends(renderer, monkeypatch):
+    find, tried = renderer._find_camera, []
+
+    def blind(scene, loaded, rng, aspect):
+        tried.append(scene.shapes[0].to_world)
+        return find(scene, loaded, rng, aspect) if len(tried) == 3 else None
+
+    monkeypatch.setattr(renderer, "_find_camera", blind)
+    scene = renderer.SceneRenderer(3, "room")
+    assert scene.render(0, 48, 32, 1).image.shape == (32, 48, 3)
+    assert not np.array_equal(tried[0], tried[2])
+    monkeypatch.setattr(renderer, "ATTEMPTS", 2)
+    with pytest.raises(UserError, match="kind 'room' at 48x32"):
+        scene.render(1, 48, 32, 1)
+    np.testing.assert_array_equal(tried[3], tried[0])  # view 1 begins with the first scene again
+
+
 def test_views_without_structure_are_rejected(renderer):
     v, u = np.mgrid[0:32, 0:48].astype(np.float32)
     plane = 1 / (0.1 + 0.01 * u + 0.02 * v)
@@ -208,11 +227,11 @@ def test_depth_files_are_rounded_to_the_nearest_unit(load):
     depth = np.array([[1.0, 10.00195, 255.997, 256.0, np.inf]], np.float32)
     # 10.00195 m * 256 = 2560.4992; 256 m does not fit into 16 bits.
     np.testing.assert_array_equal(
-        layouts.encode_depth(depth, 256.0), np.array([[256, 2560, 65535, 0, 0]], np.uint16)
+        layouts.encode_depth(depth, 256), np.array([[256, 2560, 65535, 0, 0]], np.uint16)
     )
     depth = np.array([[0.5, 1.00011, 13.107, 13.2]], np.float32)
     np.testing.assert_array_equal(
-        layouts.encode_depth(depth, 5000.0), np.array([[2500, 5001, 65535, 0]], np.uint16)
+        layouts.encode_depth(depth, 5000), np.array([[2500, 5001, 65535, 0]], np.uint16)
     )
 
 
@@ -333,6 +352,21 @@ def test_a_finished_folder_is_left_as_it_is(rendered):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_larger_counts_extend_and_smaller_ones_leave_what_is_there(rendered, tmp_path):
+    output = tmp_path / "data"
+    options = SMALL[4:]
+    assert run(output, "--train", "2", "--test", "1", *options).returncode == 0
+    (associations,) = output.glob("TUM/*/associate.txt")
+    assert len(associations.read_text().splitlines()) == 1
+    assert run(output, *SMALL).returncode == 0
+    assert digest(output) == digest(rendered)
+    result = run(output, "--train", "1", "--test", "1", *options)
+    assert result.returncode == 0
+    assert digest(output) == digest(rendered)
+    assert len(associations.read_text().splitlines()) == 3
+    assert "ReDWeb_V1 4, Kitti_raw_data 3, Sintel 3, TUM 3" in result.stdout
+
+
 def refused(result: subprocess.CompletedProcess, *words: str) -> None:
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
@@ -348,7 +382,7 @@ def test_other_settings_for_the_same_folder_are_refused(rendered):
 
 def test_data_of_other_origin_is_never_touched(tmp_path):
     (tmp_path / "TUM").mkdir()
-    refused(run(tmp_path, *SMALL), "TUM", "--output")
+    refused(run(tmp_path, *SMALL), "TUM", "choose another folder")
     assert list(tmp_path.rglob("*")) == [tmp_path / "TUM"]
 
 
@@ -359,7 +393,9 @@ def test_a_damaged_settings_file_is_named(tmp_path):
     refused(run(tmp_path, *SMALL), "other settings")
 
 
-@pytest.mark.parametrize("option", ["--train=-1", "--width=8", "--samples=0", "--workers=0"])
+@pytest.mark.parametrize(
+    "option", ["--train=-1", "--width=8", "--samples=0", "--workers=0", "--train=abc"]
+)
 def test_impossible_values_are_refused(tmp_path, option):
     refused(run(tmp_path, option), option.split("=")[0])
     assert not list(tmp_path.iterdir())
@@ -372,9 +408,37 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["ReDWeb_V1/RDs", "mixdata.json"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+    """A file where a folder belongs stops a worker, a folder where a file belongs the end."""
+    nothing = ("--train", "0", "--test", "0", *SMALL[4:])
+    assert run(tmp_path, *nothing).returncode == 0
+    if name == "mixdata.json":
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("mine")
+    result = run(tmp_path, "--train", "1", "--test", "0", *SMALL[4:])
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path / name}: cannot be ")
+
+
 def test_missing_mitsuba_says_what_to_install(tmp_path):
     (tmp_path / "mitsuba.py").write_text("raise ImportError('no mitsuba')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     output = tmp_path / "data"
     refused(run(output, *SMALL, env=environment), "pip install -e .[demo]")
     assert not output.exists()
+
+
+def test_haze_is_koschmieders_law(renderer):
+    radiance = np.array([[[1.0, 0.5, 0.0]] * 3])
+    depth = np.array([[0.0, 100.0, np.inf]])
+    hazy = renderer.add_haze(radiance, depth, np.array([0.8, 0.8, 1.0]), visibility=100.0)
+    # By definition 2 % of the contrast is left at the visibility: exp(-3.912) = 0.02.
+    faded = 0.02 * radiance[0, 1] + 0.98 * np.array([0.8, 0.8, 1.0])
+    np.testing.assert_allclose(hazy[0], [radiance[0, 0], faded, radiance[0, 2]], atol=1e-5)
+    clear = renderer.add_haze(radiance, depth, np.zeros(3), visibility=np.inf)
+    np.testing.assert_array_equal(clear, radiance)

@@ -1,4 +1,7 @@
-"""The benchmarks of zero-shot evaluation, one module each; a new one is a file and a line here."""
+"""The benchmarks of zero-shot evaluation, one module each.
+
+A new one is a file, a line here, and its `datapath_*` in config.yaml and src/config.py.
+"""
 
 from __future__ import annotations
 

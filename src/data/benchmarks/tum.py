@@ -52,7 +52,9 @@ def read_associations(path: Path) -> list[tuple[Path, Path]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; make it with preprocess/associate.py") from None
+        raise UserError(
+            f"{path}: no such file; expected a line `rgb/FILE.png depth/FILE.png` for each image"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     pairs = []
