@@ -58,9 +58,9 @@ def open_benchmarks(
         UserError: an unknown name, a missing or badly laid out folder, or `all` of nothing.
     """
     known = {name.lower(): name for name in BENCHMARKS}
-    names = list(known) if data_name.lower() == "all" else data_name.lower().split(",")
+    names = list(known) if data_name.lower() == "all" else data_name.split(",")
     benchmarks = []
-    for name in (known.get(name.strip(), name) for name in names):
+    for name in (known.get(name.strip().lower(), name) for name in names):
         if name not in BENCHMARKS:
             raise UserError(f"data_name: got {name!r}; expected {', '.join(BENCHMARKS)} or all")
         try:
