@@ -206,7 +206,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_key(key, value):
         ("layers", "[3, 4, 0, 3]", ["layers[2]", "0", "greater than or equal to 1"]),
         ("layers", "[3, 4, 23]", ["layers", "too few"]),
         ("img_width", "100", ["100", "ensure_multiple_of", "32"]),
-        ("features", "33", ["33", "multiple of 2"]),
+        ("features", "33", ["33", "multiple of 8"]),
         ("run_name", "a/b", ["'a/b'", "without '/'"]),
     ],
 )
