@@ -69,7 +69,7 @@ def test_a_small_network_gives_pytorchs_output(network, torch_network, shape):
 
 
 def test_another_shape_of_network_gives_pytorchs_output():
-    shape = {"in_channels": 4, "groups": 2, "width_per_group": 3, "features": 6}
+    shape = {"in_channels": 4, "groups": 2, "width_per_group": 3, "features": 24}
     reference = TorchMidas(**shape, layers=(2, 1, 3, 1)).eval()
     randomize(reference, seed=2)
     net = MidasNet(**shape, layers=(2, 1, 3, 1)).set_train(False)

@@ -173,11 +173,11 @@ def test_metrics_have_a_row_a_step(run):
     np.testing.assert_allclose(
         [row["decoder_lr"] for row in rows], 0.001 * remaining + 0.001, rtol=1e-5
     )
-    np.testing.assert_allclose(
-        [row["loss"] for row in rows],
-        [row["data_loss"] + 0.5 * row["gradient_loss"] for row in rows],
-        rtol=1e-5,
-    )
+    # The rest of the loss is sign_weight (0.1) times a mean of max(0, -correlation).
+    sign = np.array([row["loss"] - row["data_loss"] - 0.5 * row["gradient_loss"] for row in rows])
+    assert (sign > -1e-6).all()
+    assert (sign < 0.1).all()
+    assert (np.abs(sign) < 1e-6).any()  # a batch the right way up pays nothing
     assert all(row["images_per_second"] > 0 for row in rows)
 
 
@@ -252,7 +252,7 @@ def test_the_guard_names_epoch_step_and_files_of_a_later_step():
 
     guard = Guard(SimpleNamespace(errors=[], batch_files=batch_files), batch_size=2)
     guard.on_train_step_end(step_end(0.5, done=7, batch_num=3))
-    with pytest.raises(UserError, match=r"loss is inf at epoch 3 step 2;.*a\.jpg, b\.jpg"):
+    with pytest.raises(UserError, match=r"loss is inf at epoch 3 step 2: .*a\.jpg, b\.jpg"):
         guard.on_train_step_end(step_end(float("inf"), done=8, batch_num=3))
     assert asked == [(2, 1, 2)]
 
