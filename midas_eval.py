@@ -32,7 +32,7 @@ def main() -> None:
         for benchmark in benchmarks:
             results.append(evaluate(predictor, benchmark))
             write_results(ann_file, results)
-        summary = table(results, config.eval_size)
+        summary = table(results, predictor.fixed_size_text or str(config.eval_size))
         note(f"results of {config.ckpt_path}, in {ann_file}\n{summary}")
     print(summary)
     print(f"results: {ann_file}")

@@ -23,7 +23,7 @@ def main() -> int:
     failed = predict_folder(predictor, config.input_rule(), Path(config.input_path), output)
     print(f"depth maps: {output}")
     if failed:
-        print(f"error: {failed} images failed, see above", file=sys.stderr)
+        print(f"error: images that failed, named above: {failed}", file=sys.stderr)
     return 1 if failed else 0
 
 

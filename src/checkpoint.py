@@ -132,7 +132,9 @@ def _advice(path: str | Path, parameters: Mapping[str, ms.Parameter]) -> str:
     run_config = Path(path).absolute().parent.parent / "config.yaml"
     if run_config.is_file():
         return f"; use --config_path {run_config}"
-    return "; it holds " + " ".join(f"--{key} {value}" for key, value in shape.items())
+    return "; use --config_path with the config.yaml of its run; it holds " + " ".join(
+        f"--{key} {value}" for key, value in shape.items()
+    )
 
 
 def _network_of(parameters: Mapping[str, ms.Parameter]) -> dict[str, str] | None:

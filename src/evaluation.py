@@ -62,7 +62,10 @@ def open_benchmarks(
     benchmarks = []
     for name in (known.get(name.strip().lower(), name) for name in names):
         if name not in BENCHMARKS:
-            raise UserError(f"data_name: got {name!r}; expected {', '.join(BENCHMARKS)} or all")
+            raise UserError(
+                f"data_name: got {name!r}; expected {', '.join(BENCHMARKS)}, several by comma, or "
+                "all (ETH3D, DIW and NYU are not evaluated yet)"
+            )
         try:
             folder = resolve_data_path(root, paths[name], f"datapath_{name}")
         except UserError as error:
@@ -142,12 +145,12 @@ def write_results(path: Path, results: list[Result]) -> None:
     write_bytes(path, f"{json.dumps(merged)}\n".encode())
 
 
-def table(results: list[Result], size: int) -> str:
+def table(results: list[Result], size: str) -> str:
     """The results as text: percent for bad pixels, ratios otherwise.
 
     Args:
         results: of the benchmarks that were evaluated.
-        size: bound of the resize rules, for the last line.
+        size: of the network's input in words, for the last line.
     """
     form = "{:<12} {:>7} {:>16} {:>8} {:>22}"
     lines = [form.format("benchmark", "images", "error", "AbsRel", "AbsRel of the row only")]

@@ -58,6 +58,13 @@ class Predictor:
             raise UserError(f"{weights or 'weights'}: expected a .ckpt or a .mindir file")
         self.network.set_train(False)
 
+    @property
+    def fixed_size_text(self) -> str:
+        """The one size that a .mindir takes, in words; empty for a .ckpt."""
+        if self.fixed_size is None:
+            return ""
+        return f"{self.fixed_size[1]}x{self.fixed_size[0]}, fixed by the MINDIR,"
+
     def predict(self, image: np.ndarray, rule: ResizeRule) -> np.ndarray:
         """Relative inverse depth of one image.
 

@@ -265,5 +265,5 @@ def test_corrupt_photographs_fail_alone(place, weights):
     assert "Traceback" not in done.stderr
     assert all(f"error: {path}: " in done.stderr for path in broken)
     assert f"skipped {text}: not an image" in done.stderr
-    assert done.stderr.splitlines()[-1] == "error: 2 images failed, see above"
+    assert done.stderr.splitlines()[-1] == "error: images that failed, named above: 2"
     assert sorted(p.name for p in (place / "depth").iterdir()) == ["0.pfm", "0.png", "0_depth.png"]
