@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import tempfile
@@ -91,16 +90,12 @@ def _fill(network: nn.Cell, path: str | Path, parameters: dict[str, ms.Parameter
 def _read(path: Path) -> dict[str, ms.Parameter]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file; expected a .ckpt")
-    logger = logging.getLogger("ME")
-    disabled, logger.disabled = logger.disabled, True  # MindSpore logs pages before it raises
     try:
         content = ms.load_checkpoint(str(path))
     except (ValueError, RuntimeError, TypeError):
         raise UserError(
             f"{path}: not a MindSpore checkpoint, or damaged; expected a .ckpt that training wrote"
         ) from None
-    finally:
-        logger.disabled = disabled
     return {name: value for name, value in content.items() if isinstance(value, ms.Parameter)}
 
 

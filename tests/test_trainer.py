@@ -279,6 +279,7 @@ def test_the_guard_bears_a_flat_batch_now_and_then():
     guard = Guard(SimpleNamespace(errors=[]), batch_size=1)
     for done in range(1, 40):
         guard.on_train_step_end(step_end(0.0 if done % 10 else 0.1, done, batch_num=50))
+    assert guard.zeros == 9
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

@@ -95,6 +95,7 @@ def test_curves_bear_values_a_logarithm_does_not(tmp_path):
         visualize.plot_curves(data, 4, tmp_path / "curves.png")
         dead = rows(8, loss=0.0, data_loss=0.0, gradient_loss=0.0)
         visualize.plot_curves(dead, 4, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_curves_differ_where_the_loss_differs(tmp_path):
