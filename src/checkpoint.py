@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn
 
 from src.errors import UserError
 from src.midas_net import MidasNet
 
 BACKBONE = "backbone."  # what the names of a MidasNet's backbone start with
+DECODER = "decoder."
+TORCH_SUFFIXES = (".pt", ".pth", ".safetensors")
 _LISTED = 3  # names in a message before "and N more"
+
+Shape = tuple[int, ...]
 
 
 @contextmanager
@@ -53,6 +58,13 @@ def save(network: nn.Cell, path: Path) -> None:
         ms.save_checkpoint(network, str(temporary))
 
 
+def save_values(values: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write parameters by name, as `save` does."""
+    with whole_file(path) as temporary:
+        content = [{"name": name, "data": ms.Tensor(value)} for name, value in values.items()]
+        ms.save_checkpoint(content, str(temporary))
+
+
 def load_initial(network: MidasNet, path: str | Path) -> str:
     """Fill a MidasNet that is to be trained: wholly, or its backbone if the file holds no more.
 
@@ -62,8 +74,8 @@ def load_initial(network: MidasNet, path: str | Path) -> str:
     Raises:
         UserError: as `load`.
     """
-    parameters = _read(Path(path))
-    if all(name.startswith(BACKBONE) for name in parameters):
+    parameters = read(path)
+    if is_backbone(parameters):
         _fill(network.backbone, path, parameters)
         return f"backbone from {path}; the decoder starts from random values"
     _fill(network, path, parameters)
@@ -77,19 +89,22 @@ def load(network: nn.Cell, path: str | Path) -> None:
         UserError: the file is missing or no checkpoint, or its parameters are not exactly the
             network's; says which, and which network the file holds.
     """
-    _fill(network, path, _read(Path(path)))
+    _fill(network, path, read(path))
 
 
-def _fill(network: nn.Cell, path: str | Path, parameters: dict[str, ms.Parameter]) -> None:
-    expected = {parameter.name: parameter for parameter in network.get_parameters()}
-    if problem := _mismatch(expected, parameters):
-        raise UserError(f"{path}: does not fit this network: {problem}{_advice(path, parameters)}")
-    ms.load_param_into_net(network, parameters, strict_load=True)
+def read(path: str | Path) -> dict[str, ms.Parameter]:
+    """The parameters of a checkpoint by name.
 
-
-def _read(path: Path) -> dict[str, ms.Parameter]:
+    Raises:
+        UserError: missing, damaged or of another kind.
+    """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file; expected a .ckpt")
+    if path.suffix in TORCH_SUFFIXES:
+        raise UserError(
+            f"{path}: weights of PyTorch; convert them: python src/utils/pth2ckpt.py {path}"
+        )
     try:
         content = ms.load_checkpoint(str(path))
     except (ValueError, RuntimeError, TypeError):
@@ -99,24 +114,57 @@ def _read(path: Path) -> dict[str, ms.Parameter]:
     return {name: value for name, value in content.items() if isinstance(value, ms.Parameter)}
 
 
-def _mismatch(expected: Mapping[str, ms.Parameter], found: Mapping[str, ms.Parameter]) -> str:
-    """What differs, in words; empty if nothing does."""
+def is_backbone(names: Iterable[str]) -> bool:
+    """Whether these are parameters of a backbone alone."""
+    return all(name.startswith(BACKBONE) for name in names)
+
+
+def require_match(
+    path: str | Path, expected: Mapping[str, Shape], parameters: Mapping[str, ms.Parameter]
+) -> None:
+    """Check that a checkpoint holds exactly these parameters.
+
+    Raises:
+        UserError: it does not; says what differs, and which network it holds.
+    """
+    if any(name.startswith("backbone_layer") or ".convs." in name for name in parameters):
+        raise UserError(
+            f"{path}: a checkpoint of the model zoo's MiDaS (backbone_layer*, convs.*), whose "
+            "network pads its max-pool on two sides only and adds unrectified inputs: its weights "
+            "are wrong for this one; convert the PyTorch weights with src/utils/pth2ckpt.py"
+        )
+    found = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if problem := mismatch(expected, found):
+        raise UserError(f"{path}: does not fit this network: {problem}{_advice(path, parameters)}")
+
+
+def mismatch(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
+    """What differs between two sets of names and shapes, in words; empty if nothing does."""
     wrong = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
+        f"{name} is {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
     ]
-    parts = [
-        _some("", wrong),
-        _some("missing ", [name for name in expected if name not in found]),
-        _some("not in the network: ", [name for name in found if name not in expected]),
-    ]
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in found]
+    extra = [f"{name} {shape}" for name, shape in found.items() if name not in expected]
+    parts = [some("", wrong), some("missing ", missing), some("not in the network: ", extra)]
     return "; ".join(part for part in parts if part)
 
 
-def _some(label: str, items: list[str]) -> str:
+def some(label: str, items: Sequence[str]) -> str:
+    """The label and the first items; empty if there is none."""
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return label + ", ".join(items[:_LISTED]) + more if items else ""
+
+
+def _fill(network: nn.Cell, path: str | Path, parameters: dict[str, ms.Parameter]) -> None:
+    require_match(path, shapes(network), parameters)
+    ms.load_param_into_net(network, parameters, strict_load=True)
+
+
+def shapes(network: nn.Cell) -> dict[str, Shape]:
+    """The shapes of a network's parameters, by name."""
+    return {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()}
 
 
 def _advice(path: str | Path, parameters: Mapping[str, ms.Parameter]) -> str:

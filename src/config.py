@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -120,6 +120,8 @@ class Config(BaseModel):
 
     input_path: FilePath
     output_path: FilePath
+    align: FilePath
+    align_max_depth: Annotated[float, Field(gt=0, le=1e6)]
     model_weights: FilePath
     file_format: Literal["MINDIR"]
     export_path: FilePath
@@ -192,12 +194,49 @@ def load_config(arguments: Sequence[str] | None = None, description: str = "") -
         UserError: an unknown key, a wrong type or an impossible value; names the key, the value,
             what is allowed, and for an unknown key the nearest known one.
     """
-    flags = _parse_flags(arguments, description)
+    parser = Parser(
+        description=description,
+        usage="%(prog)s [--key value ...]",
+        epilog=f"What the keys mean: {DEFAULT_CONFIG}",
+        allow_abbrev=False,
+    )
+    return build_config(parse_flags(parser, arguments))
+
+
+def parse_flags(parser: Parser, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Add a flag for every key and `--config_path` to a command line, and read it.
+
+    Returns:
+        The parser's own arguments, and the text of each flag that was given.
+
+    Raises:
+        UserError: an unknown flag; names the nearest known one.
+    """
+    parser.add_argument(
+        "--config_path",
+        default=argparse.SUPPRESS,
+        help="YAML file with values that differ from config.yaml",
+    )
+    defaults = _read_yaml(DEFAULT_CONFIG)
+    for key in Config.model_fields:
+        text = f"default: {defaults.get(key)!r}".replace("%", "%%")
+        parser.add_argument(f"--{key}", default=argparse.SUPPRESS, help=text)
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise UserError(_unknown(unknown[0]))
+    return vars(known)
+
+
+def build_config(flags: Mapping[str, str]) -> Config:
+    """The configuration of `parse_flags`' flags, each its text, `config_path` included.
+
+    Raises:
+        UserError: as `load_config`.
+    """
     values = _read_yaml(DEFAULT_CONFIG)
-    config_path = flags.pop("config_path", None)
-    if config_path is not None:
-        values |= _read_yaml(Path(config_path))
-    values |= {key: _flag_value(key, text) for key, text in flags.items()}
+    if "config_path" in flags:
+        values |= _read_yaml(Path(flags["config_path"]))
+    values |= {k: _flag_value(k, text) for k, text in flags.items() if k != "config_path"}
     try:
         return Config(**values)
     except ValidationError as error:
@@ -206,24 +245,6 @@ def load_config(arguments: Sequence[str] | None = None, description: str = "") -
 
 def _is_path(key: str) -> bool:
     return _PATH in Config.model_fields[key].metadata
-
-
-def _parse_flags(arguments: Sequence[str] | None, description: str) -> dict[str, str]:
-    parser = Parser(
-        description=description,
-        usage="%(prog)s [--key value ...]",
-        epilog=f"What the keys mean: {DEFAULT_CONFIG}",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config_path", help="YAML file with values that differ from config.yaml")
-    defaults = _read_yaml(DEFAULT_CONFIG)
-    for key in Config.model_fields:
-        parser.add_argument(f"--{key}", help=f"default: {defaults.get(key)!r}".replace("%", "%%"))
-    known, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        raise UserError(_unknown(unknown[0]))
-    return vars(known)
 
 
 def _unknown(name: str, where: str = "") -> str:

@@ -51,7 +51,7 @@ class Predictor:
         path = Path(weights)
         if path.suffix == ".mindir":
             self.network, self.fixed_size = load_mindir(path)
-        elif path.suffix == ".ckpt":
+        elif path.suffix in (".ckpt", *checkpoint.TORCH_SUFFIXES):  # these get advice
             self.network = MidasNet(**network)
             checkpoint.load(self.network, path)
         else:

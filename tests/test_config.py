@@ -189,6 +189,8 @@ def test_config_path_is_no_key_of_a_file(write):
         ("run_distribute", "True"),
         ("is_modelarts", "True"),
         ("file_format", "ONNX"),
+        ("align_max_depth", "0"),
+        ("align_max_depth", ".inf"),
         ("run_name", "a/b"),
         ("run_name", ".."),
     ],
