@@ -1,8 +1,8 @@
-"""Evaluate a checkpoint zero-shot on the benchmarks and write val.json and val.log."""
+"""Evaluate a checkpoint zero-shot on the benchmarks: val.json, val.log and the folder val."""
 
 from pathlib import Path
 
-from src.errors import UserError, run_program
+from src.errors import run_program
 
 
 def main() -> None:
@@ -10,32 +10,46 @@ def main() -> None:
     from src.config import load_config
 
     config = load_config(description=__doc__)
-    runtime.start(config.device_target, config.device_id, config.seed)
+    runtime.start(
+        config.device_target, config.device_id, config.seed, run_distribute=config.run_distribute
+    )
 
-    from src.evaluation import evaluate, open_benchmarks, read_results, table, write_results
+    from src.data.benchmarks import open_benchmarks
+    from src.evaluation import Options, evaluate_all
     from src.predictor import Predictor
+    from src.results import ResultFiles
     from src.runlog import log_to
+    from src.summary import table
 
-    ann_file = Path(config.ann_file)
-    read_results(ann_file)  # an unfit file is found before the work, not after
-    log_file = ann_file.with_suffix(".log")
-    if log_file == ann_file:
-        raise UserError(f"ann_file: {ann_file} is the name of the log; choose one with .json")
+    rank, ranks = runtime.rank_and_size()
+    options = Options(
+        batch_size=config.eval_batch_size,
+        workers=config.num_parallel_workers,
+        upsampling=config.upsampling,
+        skip_damaged=config.on_error == "skip",
+        resume=config.resume,
+        rank=rank,
+        ranks=ranks,
+    )
+    files = ResultFiles(Path(config.ann_file))  # an unfit one is found before the work, not after
     benchmarks = open_benchmarks(
-        config.data_name, config.train_data_dir, config.benchmark_paths(), config.eval_size
+        config.data_name,
+        config.train_data_dir,
+        config.benchmark_paths(),
+        config.eval_size,
+        {"Sintel": {"occluded": config.sintel_occluded}},
     )
     predictor = Predictor(
         config.file("ckpt_path"), config.network(), config.nm_img_mean, config.nm_img_std
     )
-    with log_to(log_file) as note:
-        results = []
-        for benchmark in benchmarks:
-            results.append(evaluate(predictor, benchmark))
-            write_results(ann_file, results)
-        summary = table(results, predictor.fixed_size_text or str(config.eval_size))
-        note(f"results of {config.ckpt_path}, in {ann_file}\n{summary}")
-    print(summary)
-    print(f"results: {ann_file}")
+    suffix = f".{rank}.log" if rank else ".log"
+    with log_to(files.ann_file.with_suffix(suffix)) as note:
+        results = evaluate_all(predictor, benchmarks, files, options, runtime.barrier)
+        if rank == 0:
+            size = predictor.fixed_size_text or str(config.eval_size)
+            summary = table(results, size, config.upsampling)
+            note(f"results of {config.ckpt_path}, in {files.ann_file}\n{summary}")
+            print(f"{summary}\nresults: {files.ann_file}, details: {files.folder}/report.html")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,14 @@ from src.errors import run_program
 
 def main() -> int:
     from src import runtime
+    from src.align import read_alignment
     from src.config import load_config
 
     config = load_config(description=__doc__)
+    source, output = Path(config.input_path), Path(config.output_path)
+    alignment = None  # read before anything that takes long
+    if config.align:
+        alignment = read_alignment(Path(config.align), source, config.align_max_depth)
     runtime.start(config.device_target, config.device_id, config.seed)
 
     from src.inference import predict_folder
@@ -19,8 +24,7 @@ def main() -> int:
     predictor = Predictor(
         config.file("model_weights"), config.network(), config.nm_img_mean, config.nm_img_std
     )
-    output = Path(config.output_path)
-    failed = predict_folder(predictor, config.input_rule(), Path(config.input_path), output)
+    failed = predict_folder(predictor, config.input_rule(), source, output, alignment)
     print(f"depth maps: {output}")
     if failed:
         print(f"error: images that failed, named above: {failed}", file=sys.stderr)

@@ -5,7 +5,7 @@
 #
 # EXTRAS is a comma-separated list of the extras of pyproject.toml; demo when not given, "" for none.
 # A second run does nothing; asking for more extras adds them; an interrupted run is repaired by the
-# next one.
+# next one. The extra dev also installs Debian's package chromium, where that can be done.
 #   PYTHON        the Python to build .venv from, where the first fitting one on PATH is not wanted
 #   MIDAS_PYTHON  an interpreter that has MindSpore already (GPU, Ascend): checked, nothing installed
 set -euo pipefail
@@ -104,7 +104,7 @@ part_size_mb() {
         core) echo 4700 ;;
         convert) echo 1300 ;;
         demo) echo 450 ;;
-        dev) echo 100 ;;
+        dev) echo 350 ;;
         *) echo 500 ;;
     esac
 }
@@ -225,12 +225,46 @@ on_interrupt() {
     exit 130
 }
 
+# ---- the browser that the test of the report page loads it in ----
+
+has_browser() {
+    [[ ",$1," != *,dev,* ]] || command -v chromium >/dev/null
+}
+
+# Never a reason to fail: everything but one test works without it.
+install_browser() {
+    local as_root=() problem="" log="$VENV/chromium.log"
+    [[ "$(id -u)" == 0 ]] || as_root=(sudo -n)
+    if ! command -v apt-get >/dev/null; then
+        problem="this machine has no apt-get"
+    elif ! "${as_root[@]}" true 2>/dev/null; then
+        problem="not root, and sudo is missing or asks for a password"
+    else
+        say "installing Debian's package chromium (apt-get's log: $log)"
+        apt_install_browser >"$log" 2>&1 || problem="apt-get could not install it (log: $log)"
+    fi
+    [[ -z "$problem" ]] ||
+        say "no chromium, so its test will be skipped: $problem; 'apt-get install chromium' as root adds it"
+}
+
+apt_install_browser() {
+    run_apt update || return
+    # Ubuntu has a package of that name that only stands for a snap: it has no version of its own.
+    [[ -n "$(apt-cache madison chromium)" ]] || return
+    run_apt install --yes --no-install-recommends chromium
+}
+
+run_apt() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get \
+        -o Acquire::Retries=0 -o Acquire::http::Timeout=20 "$@" </dev/null
+}
+
 modules_of() {
     case "$1" in
-        core) echo mindspore numpy cv2 scipy h5py yaml PIL tqdm matplotlib pydantic src.config ;;
+        core) echo mindspore numpy cv2 scipy h5py yaml PIL tqdm matplotlib pydantic jinja2 src.config ;;
         demo) echo mitsuba skimage ;;
         convert) echo torch ;;
-        dev) echo pytest hypothesis ruff ;;
+        dev) echo pytest hypothesis ruff playwright ;;
     esac
 }
 
@@ -256,16 +290,30 @@ check_own_python() {
         fail "MIDAS_PYTHON=$PYTHON cannot import $(tail -n 1 <<<"$output"): run '$PYTHON -m pip install -e \"$REPO_ROOT${1:+[$1]}\"', or unset MIDAS_PYTHON"
 }
 
+set_up() {
+    local extras start=$SECONDS
+    trap on_interrupt INT TERM HUP
+    extras="$(normalise_extras "$1,$(stamp_line 3)")"
+    repair_venv
+    [[ -e "$VENV/bin/python" ]] || find_python
+    check_space "$extras"
+    [[ -e "$VENV/bin/python" ]] || make_venv
+    install_project "$extras"
+    write_stamp "$extras"
+    trap - INT TERM HUP
+    say "ready in $((SECONDS - start)) s, $(du -sh "$VENV" | cut -f1) in .venv"
+}
+
 main() {
     (($# <= 1)) || fail "usage: bash scripts/setup.sh [EXTRAS, comma-separated: $(known_extras | paste -sd, -)]"
-    local extras start=$SECONDS
+    local extras
     extras="$(normalise_extras "${1-demo}")"
     check_extras "$extras"
     if [[ -n "${MIDAS_PYTHON:-}" ]]; then
         check_own_python "$extras"
         return
     fi
-    if is_ready "$extras"; then
+    if is_ready "$extras" && has_browser "$extras"; then
         return
     fi
 
@@ -273,18 +321,8 @@ main() {
     # Opened for writing, which changes nothing, because NFS gives exclusive locks on nothing less.
     exec 9<>"$PROJECT"
     flock --nonblock 9 || { say "waiting for another set-up to finish" && flock 9; }
-    if is_ready "$extras"; then
-        return
-    fi
-    trap on_interrupt INT TERM HUP
-    extras="$(normalise_extras "$extras,$(stamp_line 3)")"
-    repair_venv
-    [[ -e "$VENV/bin/python" ]] || find_python
-    check_space "$extras"
-    [[ -e "$VENV/bin/python" ]] || make_venv
-    install_project "$extras"
-    write_stamp "$extras"
-    say "ready in $((SECONDS - start)) s, $(du -sh "$VENV" | cut -f1) in .venv"
+    is_ready "$extras" || set_up "$extras"
+    has_browser "$extras" || install_browser
 }
 
 main "$@"

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from src.data.transforms import SIZE_MULTIPLE, ResizeMethod, ResizeRule
+from src.data.transforms import SIZE_MULTIPLE, ResizeMethod, ResizeRule, Upsampling
 from src.errors import Parser, UserError
 from src.image_io import write_bytes
 
@@ -40,6 +40,12 @@ Channels3 = tuple[float, float, float]
 def _single_folder_name(value: str) -> str:
     if value in {".", ".."} or not {"/", "\0"}.isdisjoint(value):
         raise ValueError("should be one folder name, without '/'")
+    return value
+
+
+def _json_file(value: str) -> str:
+    if not value.endswith(".json"):
+        raise ValueError("should end in .json; its log and details are written beside it")
     return value
 
 
@@ -62,7 +68,7 @@ class Config(BaseModel):
 
     device_target: Literal["CPU", "GPU", "Ascend"]
     device_id: Annotated[int, Field(ge=0)]
-    run_distribute: Literal[False]
+    run_distribute: bool
     is_modelarts: Literal[False]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -115,8 +121,13 @@ class Config(BaseModel):
     datapath_NYU: tuple[Text, Text]
     datapath_Middlebury: Text
     eval_size: Annotated[int, Field(ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)]
+    eval_batch_size: Count
+    upsampling: Upsampling
+    sintel_occluded: bool
+    on_error: Literal["stop", "skip"]
+    resume: bool
     ckpt_path: FilePath
-    ann_file: FilePath
+    ann_file: Annotated[FilePath, AfterValidator(_json_file)]
 
     input_path: FilePath
     output_path: FilePath
@@ -158,15 +169,15 @@ class Config(BaseModel):
             method=self.resize_method,
         )
 
-    def benchmark_paths(self) -> dict[str, str]:
-        """Benchmark name -> its datapath_* value, where that is one folder."""
+    def benchmark_paths(self) -> dict[str, tuple[str, ...]]:
+        """Benchmark name -> its datapath_*: a folder, or the files of NYU."""
         prefix = "datapath_"
         values = {
             key.removeprefix(prefix): getattr(self, key)
             for key in type(self).model_fields
             if key.startswith(prefix)
         }
-        return {name: value for name, value in values.items() if isinstance(value, str)}
+        return {n: (value,) if isinstance(value, str) else value for n, value in values.items()}
 
     def file(self, key: str) -> str:
         """The value of a path that this program needs.

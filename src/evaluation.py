@@ -1,182 +1,288 @@
-"""Zero-shot evaluation on the benchmarks, by the paper's protocol, into val.json."""
+"""Zero-shot evaluation on the benchmarks, by the paper's protocol.
+
+Worker threads read images ahead and score predictions while the network computes; images of one
+size go through it in batches. Several processes each take every n-th batch: the batches, and with
+them every bit of the results, are the same however many processes there are.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from src import metrics
-from src.data.benchmarks import BENCHMARKS, Benchmark, Sample
-from src.data.paths import resolve_data_path
+from src.data import transforms
+from src.data.benchmarks import Benchmark, Sample
+from src.data.transforms import Upsampling
 from src.errors import UserError
-from src.image_io import write_bytes
+from src.panels import write_panels
 from src.predictor import Predictor
+from src.report import write_report
+from src.results import ResultFiles
 from src.runlog import progress_bar
+from src.summary import Result, Row, summarise
 
 LOG = logging.getLogger("midas")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Result:
-    """Errors of one benchmark, each the mean over its images.
+class Options:
+    """How an evaluation runs.
 
     Attributes:
-        error: by the benchmark's own metric: a ratio for abs_rel, percent for bad_pixel_percent.
-        abs_rel: ratio.
-        row_abs_rel: AbsRel of a prediction that only knows the image row, aligned the same way.
-        images: how many were evaluated.
-        skipped: how many have no valid pixel.
+        batch_size: images of one size that go through the network together.
+        workers: threads that read and score.
+        upsampling: of predictions to the size of the ground truth.
+        skip_damaged: go on after an image that cannot be read, and list it; else stop.
+        resume: continue what was interrupted.
+        rank, ranks: this process's number, and how many there are.
     """
 
-    name: str
-    metric: str
-    error: float
-    abs_rel: float
-    row_abs_rel: float
-    images: int
-    skipped: int
+    batch_size: int = 1
+    workers: int = 2
+    upsampling: Upsampling = "bilinear"
+    skip_damaged: bool = False
+    resume: bool = False
+    rank: int = 0
+    ranks: int = 1
 
 
-def open_benchmarks(
-    data_name: str, root: str, paths: Mapping[str, str], size: int
-) -> list[Benchmark]:
-    """The benchmarks that `data_name` asks for, their folders checked.
+@dataclass(frozen=True)
+class _Item:
+    """An image that was read, without its pixels: the network's input took their place."""
+
+    sample: Sample
+    height: int
+    width: int
+    input: np.ndarray
+
+
+def evaluate_all(
+    predictor: Predictor,
+    benchmarks: Sequence[Benchmark],
+    files: ResultFiles,
+    options: Options,
+    barrier: Callable[[], None] = lambda: None,
+) -> list[Result]:
+    """Evaluate benchmarks one after the other into val.json and its folder.
 
     Args:
-        data_name: one name, several by comma, or `all`: those whose folder exists.
-        root: train_data_dir.
-        paths: name -> datapath_*, looked up under `root` first.
-        size: bound of the resize rules, 384 in the protocol.
+        barrier: waits for the other processes.
+
+    Returns:
+        The results; in processes other than the first, nothing.
 
     Raises:
-        UserError: an unknown name, a missing or badly laid out folder, or `all` of nothing.
+        UserError: as in `evaluate`, or what is to be resumed had other settings.
     """
-    known = {name.lower(): name for name in BENCHMARKS}
-    names = list(known) if data_name.lower() == "all" else data_name.split(",")
-    benchmarks = []
-    for name in (known.get(name.strip().lower(), name) for name in names):
-        if name not in BENCHMARKS:
-            raise UserError(
-                f"data_name: got {name!r}; expected {', '.join(BENCHMARKS)}, several by comma, or "
-                "all (ETH3D, DIW and NYU are not evaluated yet)"
-            )
-        try:
-            folder = resolve_data_path(root, paths[name], f"datapath_{name}")
-        except UserError as error:
-            if data_name.lower() != "all":
-                raise
-            LOG.info("skipped %s", error)
-            continue
-        benchmarks.append(BENCHMARKS[name](folder, size))
-    if not benchmarks:
-        raise UserError(f"data_name: none of {', '.join(BENCHMARKS)} is there; set train_data_dir")
-    return benchmarks
+    if options.rank == 0:
+        weights = {"checkpoint": str(predictor.path), "checkpoint_sha256": _sha256(predictor.path)}
+        for benchmark in benchmarks:
+            settings = weights | describe(predictor, benchmark, options)
+            files.prepare(benchmark.name, settings, options.resume)
+    barrier()  # from here on, all processes see the same files
+    for benchmark in benchmarks:
+        if files.is_open(benchmark.name):
+            _evaluate_one(predictor, benchmark, files, options)
+    return [files.result(benchmark.name) for benchmark in benchmarks] if options.rank == 0 else []
 
 
-def evaluate(predictor: Predictor, benchmark: Benchmark) -> Result:
-    """Predict, align and score every image of a benchmark.
+def describe(predictor: Predictor, benchmark: Benchmark, options: Options) -> dict[str, Any]:
+    """What the errors depend on besides the weights, for results.json."""
+    return {
+        "dataset": str(benchmark.root),
+        "dataset_images": len(benchmark),
+        "network_size": predictor.fixed_size_text or str(benchmark.resize.width),
+        "upsampling": options.upsampling,
+        **benchmark.settings(),
+    }
 
-    Raises:
-        UserError: a file is damaged, no image has a valid pixel, or a prediction is not finite.
-    """
-    errors = []
-    count = len(benchmark)
-    bar = progress_bar(benchmark.samples(), desc=benchmark.name, total=count, unit="image")
-    with logging_redirect_tqdm([LOG]):
-        for sample in bar:
-            if sample.mask.any():
-                errors.append(_score(predictor, benchmark, sample))
-                mean = np.mean(errors, axis=0)[0]
-                bar.set_postfix_str(f"{benchmark.metric} {mean:.4g}", refresh=False)
-    if not errors:
-        raise UserError(f"{benchmark.root}: no depth map with a valid pixel")
-    error, abs_rel, row_abs_rel = np.mean(errors, axis=0).tolist()
-    skipped = count - len(errors)
-    return Result(
-        benchmark.name, benchmark.metric, error, abs_rel, row_abs_rel, len(errors), skipped
+
+def _evaluate_one(
+    predictor: Predictor, benchmark: Benchmark, files: ResultFiles, options: Options
+) -> None:
+    """This process's share of a benchmark; the first process puts all shares together."""
+    name, rank = benchmark.name, options.rank
+    there = files.rows(name)
+    share = plan_batches(predictor, benchmark, options.batch_size)[rank :: options.ranks]
+    batches = [batch for batch in share if any(benchmark.ids[i] not in there for i in batch)]
+    if len(batches) < len(share):
+        LOG.info("%s: continues after %d of %d images", name, len(there), len(benchmark))
+    with files.append(name, rank) as writer:
+        evaluate(predictor, benchmark, batches, options, writer.add)
+    files.mark_done(name, rank)
+    if rank > 0:
+        return
+    files.wait(name, options.ranks)
+    rows = files.rows(name)
+    ordered = [rows[id_] for id_ in benchmark.ids]
+    result = summarise(name, benchmark.metric, ordered, files.settings(name), benchmark.root)
+    panels = write_panels(
+        predictor, benchmark, ordered, files.folder, options.upsampling, options.batch_size
     )
+    files.finish(result, ordered, panels)
+    write_report(files.folder)
 
 
-def _score(predictor: Predictor, benchmark: Benchmark, sample: Sample) -> tuple[float, ...]:
-    """(the benchmark's error, AbsRel, AbsRel of the row baseline) of one image."""
-    prediction = predictor.predict(sample.image, benchmark.resize)
-    truth = (sample.depth, sample.mask)
-    depth = metrics.aligned_depth(prediction, *truth, benchmark.cap)
-    baseline = metrics.row_baseline(*sample.depth.shape)
-    row_depth = metrics.aligned_depth(baseline, *truth, benchmark.cap)
-    return (
-        getattr(metrics, benchmark.metric)(depth, *truth),
-        metrics.abs_rel(depth, *truth),
-        metrics.abs_rel(row_depth, *truth),
-    )
+def plan_batches(
+    predictor: Predictor, benchmark: Benchmark, batch_size: int
+) -> list[tuple[int, ...]]:
+    """The images that go through the network together: of one input size, in their order.
 
-
-def read_results(path: Path) -> dict[str, float]:
-    """What val.json holds, {} if there is none yet.
-
-    Raises:
-        UserError: the file is something else, which must not be overwritten, or its folder is
-            missing.
+    What a batch holds changes the last bits of a prediction, so it must not depend on how the work
+    is split.
     """
-    if not path.parent.is_dir():
-        raise UserError(f"ann_file: {path.parent} is no folder; create it first")
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not all(
-        isinstance(value, (int, float)) for value in content.values()
-    ):
-        raise UserError(f"ann_file: {path} exists and is no result of an evaluation; move it away")
-    return content
-
-
-def write_results(path: Path, results: list[Result]) -> None:
-    """Merge the benchmarks' errors into val.json; other benchmarks' results stay."""
-    merged = read_results(path) | {result.name: round(result.error, 6) for result in results}
-    write_bytes(path, f"{json.dumps(merged)}\n".encode())
-
-
-def table(results: list[Result], size: str) -> str:
-    """The results as text: percent for bad pixels, ratios otherwise.
-
-    Args:
-        results: of the benchmarks that were evaluated.
-        size: of the network's input in words, for the last line.
-    """
-    form = "{:<12} {:>7} {:>16} {:>8} {:>22}"
-    lines = [form.format("benchmark", "images", "error", "AbsRel", "AbsRel of the row only")]
-    for result in results:
-        percent = result.metric == "bad_pixel_percent"
-        error = f"{result.error:.3f} % > 1.25" if percent else f"{result.error:.4f} AbsRel"
-        against = _against_row(result.abs_rel, result.row_abs_rel)
-        lines.append(
-            form.format(result.name, result.images, error, f"{result.abs_rel:.4f}", against)
-        )
-    if len(results) > 1:
-        images = [result.images for result in results]
-        mean, row = (
-            float(np.average([getattr(result, name) for result in results], weights=images))
-            for name in ("abs_rel", "row_abs_rel")
-        )
-        against = _against_row(mean, row)
-        lines.append(form.format("all images", sum(images), "", f"{mean:.4f}", against))
-    lines += [
-        f"{result.name}: {result.skipped} images have no valid pixel and do not count"
-        for result in results
-        if result.skipped
+    if batch_size == 1:
+        return [(index,) for index in range(len(benchmark))]
+    by_size: defaultdict[tuple[int, int] | None, list[int]] = defaultdict(list)
+    bar = progress_bar(range(len(benchmark)), desc=f"{benchmark.name}: image sizes", unit="image")
+    for index in bar:
+        by_size[_input_size(predictor, benchmark, index)].append(index)
+    batches = [
+        tuple(indices[start : start + batch_size])
+        for indices in by_size.values()
+        for start in range(0, len(indices), batch_size)
     ]
-    lines.append(f"network size {size} (384 in the protocol), predictions resized bilinearly")
-    return "\n".join(lines)
+    return sorted(batches)
 
 
-def _against_row(abs_rel: float, row_abs_rel: float) -> str:
-    return f"{row_abs_rel:.4f} ({abs_rel / row_abs_rel - 1:+.0%})"
+def _input_size(predictor: Predictor, benchmark: Benchmark, index: int) -> tuple[int, int] | None:
+    """(height, width) of the network's input; None for a damaged file, which `read` reports."""
+    try:
+        return predictor.input_size(*benchmark.image_size(index), benchmark.resize)
+    except UserError:
+        return None
+
+
+def evaluate(
+    predictor: Predictor,
+    benchmark: Benchmark,
+    batches: Sequence[Sequence[int]],
+    options: Options,
+    record: Callable[[Row], None],
+) -> None:
+    """Predict, align and score images of a benchmark.
+
+    Args:
+        batches: indices of images of one input size each, at most `batch_size`.
+        record: gets the row of each image as soon as it is known, in any order.
+
+    Raises:
+        UserError: an image cannot be read or has no valid pixel, unless `skip_damaged`; or a
+            prediction is not finite.
+    """
+    with ThreadPoolExecutor(options.workers) as pool, logging_redirect_tqdm([LOG]):
+        bar = progress_bar(desc=benchmark.name, total=sum(map(len, batches)), unit="image")
+        with bar, _cancelling(pool):
+            pipeline = _Pipeline(predictor, benchmark, options, pool)
+            total, count = 0.0, 0
+            for row in pipeline.rows(batches):
+                record(row)
+                bar.update()
+                if not row.skipped:
+                    total, count = total + row.errors[benchmark.metric], count + 1
+                    text = f"{benchmark.metric} {total / count:.4g}"
+                    bar.set_postfix_str(text, refresh=False)
+
+
+class _Pipeline:
+    """Reading and scoring in a pool's threads, the network in this one."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        benchmark: Benchmark,
+        options: Options,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.predictor, self.benchmark = predictor, benchmark
+        self.options, self.pool = options, pool
+        self.ahead = options.batch_size + options.workers  # samples that wait on either side
+
+    def rows(self, batches: Sequence[Sequence[int]]) -> Iterator[Row]:
+        """The rows of these samples as they become known."""
+        scores: deque[Future[Row]] = deque()
+        indices = chain.from_iterable(batches)
+        items = _map_ahead(self.pool, self._read, indices, self.ahead)
+        for batch in batches:
+            good = []
+            for item in islice(items, len(batch)):
+                if isinstance(item, Row):
+                    yield item
+                else:
+                    good.append(item)
+            scores.extend(self._predict(good))
+            while scores and (scores[0].done() or len(scores) > self.ahead):
+                yield scores.popleft().result()
+        for score in scores:
+            yield score.result()
+
+    def _predict(self, items: Sequence[_Item]) -> Iterator[Future[Row]]:
+        """Scores under way, of items of one input size."""
+        if items:
+            inputs = [item.input for item in items]
+            predictions = self.predictor.run(inputs, self.options.batch_size)
+            for item, prediction in zip(items, predictions, strict=True):
+                yield self.pool.submit(self._score, item, prediction)
+
+    def _read(self, index: int) -> _Item | Row:
+        """A sample ready for the network, or the row of a damaged one."""
+        try:
+            sample = self.benchmark.read(index)
+        except UserError as error:
+            if not self.options.skip_damaged:
+                raise
+            LOG.warning("skipped: %s", error)
+            return Row(self.benchmark.ids[index], 0, 0, {}, " ".join(str(error).split()))
+        height, width = sample.image.shape[:2]
+        prepared = self.predictor.prepare(sample.image, self.benchmark.resize)
+        without_image = replace(sample, image=np.empty((0, 0, 3), np.uint8))
+        return _Item(without_image, height, width, prepared)
+
+    def _score(self, item: _Item, prediction: np.ndarray) -> Row:
+        resized = transforms.resize_prediction(
+            prediction, item.height, item.width, self.options.upsampling
+        )
+        errors = self.benchmark.score(resized, item.sample)
+        return Row(item.sample.id, item.height, item.width, errors)
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[int], T], arguments: Iterable[int], count: int
+) -> Iterator[T]:
+    """`map`, in order, with the next `count` results under way."""
+    arguments = iter(arguments)
+    futures = deque(pool.submit(function, argument) for argument in islice(arguments, count))
+    while futures:
+        result = futures.popleft().result()
+        futures.extend(pool.submit(function, argument) for argument in islice(arguments, 1))
+        yield result
+
+
+@contextmanager
+def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """After an error, drop the work that has not begun."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -11,6 +11,8 @@ import re
 import struct
 import uuid
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +42,19 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_TURNED = (5, 6, 7, 8)  # orientations that swap height and width
+
 PathLike = str | Path
 
 
-def read_image(path: PathLike) -> np.ndarray:
+def read_image(path: PathLike, upright: bool = True) -> np.ndarray:
     """Read a photograph.
 
-    The content decides the format, not the suffix. EXIF orientation is applied, transparency is
-    dropped, grey and palette images become RGB, 16-bit values are scaled to 8 bits.
+    The content decides the format, not the suffix. Transparency is dropped, grey and palette images
+    become RGB, 16-bit values are scaled to 8 bits.
+
+    Args:
+        upright: apply the EXIF orientation; otherwise rows and columns stay as they are stored.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -55,7 +62,9 @@ def read_image(path: PathLike) -> np.ndarray:
     Raises:
         UserError: the file is missing, a folder, empty, no image, truncated, damaged or too large.
     """
-    image = _upright(_decode(path, _read_bytes(path)))
+    image = _decode(path, _read_bytes(path))
+    if upright:
+        image = _upright(image)
     if image.mode == "F":
         raise UserError(f"{path}: holds floating-point values, expected an 8- or 16-bit image")
     if image.mode.startswith("I"):
@@ -63,6 +72,22 @@ def read_image(path: PathLike) -> np.ndarray:
         grey = ((wide + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(image.convert("RGB"))
+
+
+def image_size(path: PathLike, upright: bool = True) -> tuple[int, int]:
+    """(height, width) of a photograph in pixels, from its header alone.
+
+    Args:
+        upright: as in `read_image`.
+
+    Raises:
+        UserError: as `read_image`, as far as the header tells.
+    """
+    _read_bytes(path, 1)  # its messages
+    with _decoding(path), Image.open(path, formats=_PIL_FORMATS) as image:
+        width, height = image.size
+        turned = upright and _orientation(image) in _TURNED
+    return (width, height) if turned else (height, width)
 
 
 def write_image(path: PathLike, image: np.ndarray) -> None:
@@ -166,6 +191,18 @@ def write_dpt(path: PathLike, depth: np.ndarray) -> None:
     write_bytes(path, _DPT_HEADER.pack(_DPT_TAG, width, height) + depth.astype("<f4").tobytes())
 
 
+def read_raw_depth(path: PathLike, height: int, width: int) -> np.ndarray:
+    """Read little-endian float32 values without a header, row after row: the depth of ETH3D.
+
+    Returns:
+        float32 [height, width], metres.
+
+    Raises:
+        UserError: missing, or not as long as `height` x `width` values.
+    """
+    return _raw_floats(path, _read_bytes(path), height, width, "<f4")
+
+
 def read_pfm(path: PathLike) -> np.ndarray:
     """Read a grey PFM file of either byte order; the size of its scale factor is ignored.
 
@@ -226,9 +263,11 @@ def list_images(folder: PathLike) -> tuple[list[Path], list[Path]]:
     return images, others
 
 
-def _read_bytes(path: PathLike) -> bytes:
+def _read_bytes(path: PathLike, count: int = -1) -> bytes:
+    """The first `count` bytes of a file, or all."""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(count)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
@@ -259,11 +298,19 @@ def write_bytes(path: PathLike, data: bytes) -> None:
 
 def _decode(path: PathLike, data: bytes) -> Image.Image:
     """Decode all pixels; a truncated file is an error, never a half-grey picture."""
-    try:
+    with _decoding(path):
         image = Image.open(io.BytesIO(data), formats=_PIL_FORMATS)
         if image.format == "PNG":
             _check_png_chunks(data)
         image.load()
+    return image
+
+
+@contextmanager
+def _decoding(path: PathLike) -> Iterator[None]:
+    """Turn what decoders raise into a message that names the file."""
+    try:
+        yield
     except Image.UnidentifiedImageError:
         raise UserError(f"{path}: not an image, or damaged at its start") from None
     except Image.DecompressionBombError:
@@ -275,7 +322,6 @@ def _decode(path: PathLike, data: bytes) -> Image.Image:
         raise UserError(
             f"{path}: truncated or damaged ({error}); copy or download it again"
         ) from None
-    return image
 
 
 def _check_png_chunks(data: bytes) -> None:
@@ -292,12 +338,17 @@ def _check_png_chunks(data: bytes) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation. Damaged metadata leaves the pixels good: then they stay."""
-    try:
-        transpose = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # as in `_decode`
-        return image
+    """Apply the EXIF orientation."""
+    transpose = _UPRIGHT.get(_orientation(image))
     return image if transpose is None else image.transpose(transpose)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation. Damaged metadata leaves the pixels good: then it is 1, upright."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as in `_decoding`
+        return 1
 
 
 def _encode(values: np.ndarray, image_format: str, **options: int) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from src import image_io
+from src.align import Alignment, fit_points, metric_depth, millimetres
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 from src.predictor import Predictor
@@ -20,36 +21,37 @@ from src.visualize import write_depth_picture
 LOG = logging.getLogger("midas")
 
 
-def predict_folder(predictor: Predictor, rule: ResizeRule, source: Path, output: Path) -> int:
+def predict_folder(
+    predictor: Predictor,
+    rule: ResizeRule,
+    source: Path,
+    output: Path,
+    alignment: Alignment | None = None,
+) -> int:
     """Predict every image of a folder; write <name>.pfm, <name>.png and <name>_depth.png each.
 
     The PFM holds the prediction float32, the PNG the same stretched to 16 bits (a constant
     prediction gives 0), and the picture the photograph beside the prediction in colours. What is
     no image is named and skipped. An image that cannot be read is named and the rest goes on.
 
+    Images with known distances in `alignment` also get <name>_metric.pfm, metres float32, and
+    <name>_metric.png, millimetres uint16 (0 beyond 65.535 m). Where these cannot be fitted the
+    image counts as failed and has no metric files, not even those of an earlier run.
+
     Returns:
         The number of images that failed.
 
     Raises:
         UserError: the folder is missing or holds no image, or the output cannot be written or
-            would overwrite the photographs.
+            would overwrite the photographs or somebody else's files.
     """
-    images, others = image_io.list_images(source)
-    if not images:
-        suffixes = " ".join(sorted(image_io.IMAGE_SUFFIXES))
-        raise UserError(f"{source}: no image in this folder; expected {suffixes}")
-    for path in others:
-        LOG.info("skipped %s: not an image", path)
-    if output.resolve() == source.resolve():
-        raise UserError(f"output_path: {output} holds the photographs; choose another folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output_path: cannot create {output}: {error.strerror}") from None
-    failed = 0
+    images = _list_images(source)
+    aligned = alignment.points if alignment else {}
     names = output_names(images)
-    for name in names:
-        _check_free(output, name)
+    _prepare(output, source)
+    for path, name in zip(images, names, strict=True):
+        _check_free(output, name, metric=path.name in aligned)
+    failed = 0
     with logging_redirect_tqdm([LOG]):
         bar = progress_bar(images, unit="image", desc="predicting")
         for path, name in zip(bar, names, strict=True):
@@ -59,20 +61,46 @@ def predict_folder(predictor: Predictor, rule: ResizeRule, source: Path, output:
                 LOG.error("error: %s", error)
                 failed += 1
                 continue
-            write_outputs(output, name, image, predictor.predict(image, rule))
+            prediction = predictor.predict(image, rule)
+            write_outputs(output, name, image, prediction)
+            if path.name in aligned:
+                failed += not _write_metric(output, name, path, prediction, alignment)
+            elif alignment:
+                LOG.info("%s: no known distance, relative depth only", path.name)
     return failed
+
+
+def _list_images(folder: Path) -> list[Path]:
+    images, others = image_io.list_images(folder)
+    if not images:
+        suffixes = " ".join(sorted(image_io.IMAGE_SUFFIXES))
+        raise UserError(f"{folder}: no image in this folder; expected {suffixes}")
+    for path in others:
+        LOG.info("skipped %s: not an image", path)
+    return images
+
+
+def _prepare(output: Path, source: Path) -> None:
+    """Make the output folder, which must not be that of the photographs."""
+    if output.resolve() == source.resolve():
+        raise UserError(f"output_path: {output} holds the photographs; choose another folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_path: cannot create {output}: {error.strerror}") from None
 
 
 def output_names(images: Sequence[Path]) -> list[str]:
     """The <name> of each image's files: its stem, or its whole name if two stems would collide.
 
-    a.jpg and a.png must not write the same files, nor a.jpg (a_depth.png) and a_depth.jpg.
+    a.jpg and a.png must not write the same files, nor a.jpg (a_depth.png) and a_depth.jpg. The
+    same images have the same names whether or not distances are known.
     """
     stems = Counter(path.stem for path in images)
     return [
         path.name
         if stems[path.stem] > 1
-        or path.stem.endswith("_depth")
+        or path.stem.endswith(("_depth", "_metric"))
         or Path(path.stem).suffix.lower() in image_io.IMAGE_SUFFIXES
         else path.stem
         for path in images
@@ -84,13 +112,22 @@ def output_files(folder: Path, name: str) -> tuple[Path, Path, Path]:
     return folder / f"{name}.pfm", folder / f"{name}.png", folder / f"{name}_depth.png"
 
 
-def _check_free(folder: Path, name: str) -> None:
-    """Results of an earlier run may be replaced; a file of somebody else's may not."""
-    files = output_files(folder, name)
-    there = [path for path in files if path.exists()]
-    if 0 < len(there) < len(files):
+def metric_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """The PFM in metres and the PNG in millimetres of one image."""
+    return folder / f"{name}_metric.pfm", folder / f"{name}_metric.png"
+
+
+def _check_free(folder: Path, name: str, metric: bool) -> None:
+    """Results of an earlier run may be replaced; a file of somebody else's may not.
+
+    An earlier run wrote all relative files or none, and metric ones, both, only beside them.
+    """
+    relative = output_files(folder, name)
+    metres = metric_files(folder, name) if metric else ()
+    there = [path for path in (*relative, *metres) if path.exists()]
+    if tuple(there) not in {(), relative, (*relative, *metres)}:
         raise UserError(
-            f"output_path: {there[0]} exists and is no result of an earlier run; choose another "
+            f"output_path: {there[-1]} exists and is no result of an earlier run; choose another "
             "folder"
         )
 
@@ -101,6 +138,28 @@ def write_outputs(folder: Path, name: str, image: np.ndarray, prediction: np.nda
     image_io.write_pfm(pfm, prediction)
     image_io.write_png16(png, stretch16(prediction))
     write_depth_picture(picture, image, prediction)
+
+
+def _write_metric(
+    folder: Path, name: str, image: Path, prediction: np.ndarray, alignment: Alignment
+) -> bool:
+    """Write the two metric files of one image, or log why there are none; whether it worked."""
+    pfm, png = metric_files(folder, name)
+    try:
+        fit = fit_points(prediction, alignment.points[image.name], alignment.max_depth)
+    except UserError as error:
+        LOG.error("error: %s: %s", image, error)
+        for path in (pfm, png):  # those of an earlier run would pass for this one's
+            path.unlink(missing_ok=True)
+        return False
+    depth = metric_depth(prediction, fit.scale, fit.shift, alignment.max_depth)
+    values = millimetres(depth)
+    LOG.info("%s: %s", image.name, fit)
+    if unknown := np.count_nonzero(values == 0):
+        LOG.info("%s: %d pixels lie beyond 65.535 m and are 0 there", png, unknown)
+    image_io.write_pfm(pfm, depth)
+    image_io.write_png16(png, values)
+    return True
 
 
 def stretch16(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src import checkpoint
 from src.data import transforms
-from src.data.transforms import ResizeRule
+from src.data.transforms import ResizeRule, Upsampling
 from src.errors import UserError
 from src.midas_net import MidasNet
 
@@ -26,7 +26,7 @@ LOG = logging.getLogger("midas")
 
 
 class Predictor:
-    """A trained network, from a .ckpt or a .mindir.
+    """A trained network, from a .ckpt or a .mindir; `path` is that file.
 
     Args:
         weights: the file; its suffix decides.
@@ -47,8 +47,8 @@ class Predictor:
     ) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
         self.fixed_size: tuple[int, int] | None = None
-        self._seen: set[tuple[int, int]] = set()
-        path = Path(weights)
+        self._seen: set[tuple[int, ...]] = set()
+        self.path = path = Path(weights)
         if path.suffix == ".mindir":
             self.network, self.fixed_size = load_mindir(path)
         elif path.suffix in (".ckpt", *checkpoint.TORCH_SUFFIXES):  # these get advice
@@ -65,37 +65,77 @@ class Predictor:
             return ""
         return f"{self.fixed_size[1]}x{self.fixed_size[0]}, fixed by the MINDIR,"
 
-    def predict(self, image: np.ndarray, rule: ResizeRule) -> np.ndarray:
+    def predict(
+        self,
+        image: np.ndarray,
+        rule: ResizeRule,
+        upsampling: Upsampling = "bilinear",
+        batch_size: int = 1,
+    ) -> np.ndarray:
         """Relative inverse depth of one image.
 
         Args:
             image: uint8 [H, W, 3], RGB.
-            rule: how the image is resized for the network. A .mindir has one size and is fed
-                that, whatever the rule.
+            rule: how the image is resized for the network.
+            upsampling: of the prediction to the image's size.
+            batch_size: as in `run`.
 
         Returns:
-            float32 [H, W], >= 0, larger is closer, up to scale and shift.
+            float32 [H, W], larger is closer, up to scale and shift; >= 0 if bilinear.
 
         Raises:
             UserError: the prediction is not finite.
         """
-        height, width = image.shape[:2]
-        size = self.fixed_size or rule.output_size(height, width)
-        resized = transforms.resize_image(image, *size)
-        batch = transforms.normalize(resized, self.mean, self.std)[None]
-        prediction = self.run(batch)[0]
+        prediction = self.run(self.prepare(image, rule)[None], batch_size)[0]
+        return transforms.resize_prediction(prediction, *image.shape[:2], upsampling)
+
+    def input_size(self, height: int, width: int, rule: ResizeRule) -> tuple[int, int]:
+        """(height, width) of the network's input for an image of this size in pixels.
+
+        A .mindir has one size, whatever the rule.
+        """
+        return self.fixed_size or rule.output_size(height, width)
+
+    def prepare(self, image: np.ndarray, rule: ResizeRule) -> np.ndarray:
+        """An image uint8 [H, W, 3] RGB as the network takes it, normalised float32 [3, h, w].
+
+        Safe to call from several threads.
+        """
+        resized = transforms.resize_image(image, *self.input_size(*image.shape[:2], rule))
+        return transforms.normalize(resized, self.mean, self.std)
+
+    def run(self, inputs: Sequence[np.ndarray] | np.ndarray, batch_size: int = 1) -> np.ndarray:
+        """The bare network on inputs of one size.
+
+        Args:
+            inputs: N of `prepare`, 1 <= N <= batch_size.
+            batch_size: of the compiled network: fewer inputs are filled up, so that there is one
+                compilation for each size. A .mindir takes one input at a time.
+
+        Returns:
+            float32 [N, h, w], inverse depth at the network's size.
+
+        Raises:
+            UserError: the prediction is not finite.
+        """
+        if self.fixed_size is not None:
+            outputs = [self._run(input_[None]) for input_ in inputs]
+            return np.concatenate(outputs)
+        missing = batch_size - len(inputs)
+        batch = np.stack([*inputs, *(inputs[-1] for _ in range(missing))])
+        if batch.shape not in self._seen:
+            self._seen.add(batch.shape)
+            batches = f", {batch_size} at a time" if batch_size > 1 else ""
+            LOG.info(
+                "compiling the network for %dx%d images%s (once)", *batch.shape[:1:-1], batches
+            )
+        return self._run(batch)[: len(inputs)]
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        prediction = self.network(ms.Tensor(batch)).asnumpy()
         if not np.isfinite(prediction).all():
             raise UserError("weights: the prediction is not finite; this checkpoint has diverged")
-        return transforms.resize_prediction(prediction, height, width)
-
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """The bare network: normalised float32 [B, 3, h, w] to inverse depth float32 [B, h, w]."""
-        size = batch.shape[2:]
-        if size not in self._seen:
-            self._seen.add(size)
-            if self.fixed_size is None:
-                LOG.info("compiling the network for %dx%d images (once)", *size[::-1])
-        return self.network(ms.Tensor(batch)).asnumpy()
+        return prediction
 
 
 def load_mindir(path: Path) -> tuple[nn.GraphCell, tuple[int, int]]:

@@ -10,23 +10,36 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mindspore as ms
+from mindspore import communication
 
 from src.errors import UserError
 
 
-def start(device_target: str, device_id: int = 0, seed: int = 0) -> None:
+def start(
+    device_target: str, device_id: int = 0, seed: int = 0, run_distribute: bool = False
+) -> None:
     """Choose the device, graph mode and the seed, before the first network is built.
 
+    Args:
+        device_target: CPU, GPU or Ascend.
+        device_id: which one; with `run_distribute` each process takes the device of its rank.
+        seed: of MindSpore and NumPy.
+        run_distribute: join the processes that msrun started.
+
     Raises:
-        UserError: the device is not usable on this machine.
+        UserError: the device is not usable on this machine, or `run_distribute` is not as msrun
+            wants it.
     """
     _choose_cpu_kernels()
     if "GLOG_v" not in os.environ:  # MindSpore's own switch
         # Warnings about its queues would break up the progress bar. The logger has no public name.
         ms.log._get_logger().setLevel(logging.ERROR)
+    _check_launch(run_distribute)
     try:
         with _mindspore_log_off():
-            _choose_device(device_target, device_id)
+            _choose_device(device_target, None if run_distribute else device_id)
+            if run_distribute:
+                communication.init()
     except Exception as error:
         raise UserError(
             f"device_target: cannot use {device_target} {device_id} on this machine "
@@ -36,10 +49,31 @@ def start(device_target: str, device_id: int = 0, seed: int = 0) -> None:
     ms.set_seed(seed)
 
 
-def _choose_device(device_target: str, device_id: int) -> None:
-    """Select the device and try it."""
-    if device_target == "CPU":
-        ms.set_device("CPU")
+def rank_and_size() -> tuple[int, int]:
+    """This process's number and how many there are; (0, 1) without msrun."""
+    if communication.GlobalComm.INITED:
+        return communication.get_rank(), communication.get_group_size()
+    return 0, 1
+
+
+def barrier() -> None:
+    """Wait until all processes are here; on a CPU they must be within 30 seconds of each other."""
+    if communication.GlobalComm.INITED:  # there is no Barrier operator on a CPU
+        ms.ops.AllReduce()(ms.ops.ones((1,), ms.float32)).asnumpy()
+
+
+def _check_launch(run_distribute: bool) -> None:
+    launched = "MS_ROLE" in os.environ  # of workers and of their scheduler
+    if run_distribute and not launched:
+        raise UserError("run_distribute: True needs msrun: msrun --worker_num=N python PROGRAM ...")
+    if launched and not run_distribute:
+        raise UserError("run_distribute: msrun started this process; add --run_distribute True")
+
+
+def _choose_device(device_target: str, device_id: int | None) -> None:
+    """Select the device, or that of the process's rank, and try it."""
+    if device_target == "CPU" or device_id is None:
+        ms.set_device(device_target)
     else:
         ms.set_device(device_target, device_id)
     ms.set_context(mode=ms.GRAPH_MODE)

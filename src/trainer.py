@@ -70,6 +70,8 @@ def train(config: Config) -> Path:
     Raises:
         UserError: bad data, weights or run folder, or a loss that is not finite.
     """
+    if config.run_distribute or config.resume:
+        raise UserError("run_distribute, resume: training has neither yet; leave both False")
     pairs = find_pairs(config.train_data_dir, config.mixdata)
     data = TrainingData(pairs, _augmentation(config), config.seed)
     dataset = make_dataset(data, config.batch_size, config.num_parallel_workers)

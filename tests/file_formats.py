@@ -63,3 +63,8 @@ def pfm(values: np.ndarray, little_endian: bool = True) -> bytes:
     order = "<" if little_endian else ">"
     rows = [struct.pack(f"{order}{width}f", *map(float, row)) for row in values]
     return header + b"".join(reversed(rows))
+
+
+def raw_floats(values: np.ndarray) -> bytes:
+    """A depth file of ETH3D: little-endian float32, row after row, nothing else."""
+    return struct.pack(f"<{values.size}f", *map(float, values.ravel()))

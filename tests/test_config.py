@@ -186,7 +186,12 @@ def test_config_path_is_no_key_of_a_file(write):
         ("device_id", "-1"),
         ("resize_method", "biggest"),
         ("resize_target", "False"),
-        ("run_distribute", "True"),
+        ("run_distribute", "2"),
+        ("ann_file", "val.txt"),
+        ("upsampling", "nearest"),
+        ("on_error", "go on"),
+        ("eval_batch_size", "0"),
+        ("resume", "auto"),
         ("is_modelarts", "True"),
         ("file_format", "ONNX"),
         ("align_max_depth", "0"),
@@ -306,8 +311,9 @@ def test_the_input_rule_is_that_of_the_keys():
 
 def test_benchmark_paths_go_by_the_benchmarks_names():
     paths = load_config(["--datapath_Kitti", "/k"]).benchmark_paths()
-    assert paths["Kitti"] == "/k"
-    assert {"Kitti", "Sintel", "TUM"} <= set(paths)
+    assert paths["Kitti"] == ("/k",)
+    assert paths["NYU"] == ("NYU/nyu.mat", "NYU/splits.mat")
+    assert {"Kitti", "Sintel", "TUM", "ETH3D", "NYU", "DIW", "Middlebury"} == set(paths)
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.align import Alignment, KnownPoints, read_alignment
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 from src.inference import output_names, predict_folder, stretch16
+from src.predictor import Predictor
 from tests import file_formats
 
 RULE = ResizeRule(64, 64)
@@ -118,12 +120,16 @@ def test_stretch_by_hand():
         # The whole name of one is the stem of another.
         (["a.jpg", "a.jpg.png", "a.png"], ["a.jpg", "a.jpg.png", "a.png"]),
         (["a.b.png", "a.c.png"], ["a.b", "a.c"]),
+        # The depth of a in metres is a_metric.png.
+        (["a.jpg", "a_metric.jpg"], ["a", "a_metric.jpg"]),
+        (["a.jpg", "a_depth_metric.png"], ["a", "a_depth_metric.png"]),
     ],
 )
 def test_output_names_do_not_collide(images, expected):
     found = output_names([Path(image) for image in images])
     assert found == expected
-    files = [f"{name}{end}" for name in found for end in (".pfm", ".png", "_depth.png")]
+    ends = (".pfm", ".png", "_depth.png", "_metric.pfm", "_metric.png")
+    files = [f"{name}{end}" for name in found for end in ends]
     assert len(set(files)) == len(files)
 
 
@@ -208,3 +214,169 @@ def test_a_file_of_somebody_else_is_not_overwritten(source, tmp_path):
         predict_folder(StandIn(), RULE, source, output)
     assert names(output) == ["a.png"]
     assert (output / "a.png").read_bytes() == b"a holiday"
+
+
+# --- Depth in metres ------------------------------------------------------------------------------
+
+
+def known(seed: int, scale: float, shift: float, count: int = 4) -> KnownPoints:
+    """Points of photograph(seed) whose distance agrees with what StandIn predicts."""
+    red = photograph(seed)[..., 0].astype(float)
+    pixels = np.random.default_rng(seed).choice(HEIGHT * WIDTH, count, replace=False)
+    rows, columns = pixels // WIDTH, pixels % WIDTH
+    return KnownPoints(rows, columns, 1 / (scale * 0.37 * red[rows, columns] + shift))
+
+
+def metric_maps(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both metric files of one image, decoded by their specifications."""
+    size, _, data = (folder / f"{name}_metric.pfm").read_bytes().split(b"\n", 3)[1:]
+    width, height = map(int, size.split())
+    png = (folder / f"{name}_metric.png").read_bytes()
+    assert png[24:26] == b"\x10\x00"  # 16 bits, grey
+    return np.frombuffer(data, "<f4").reshape(height, width)[::-1], np.asarray(
+        Image.open(io.BytesIO(png))
+    )
+
+
+def test_known_distances_give_depth_in_metres(source, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="midas")
+    add(source, "a.png", 20)
+    red = photograph(20)[..., 0].astype(float)
+    shift = 1 / 70 - 0.01 * 0.37 * red.min()  # the farthest pixel is at 70 m
+    alignment = Alignment({"a.png": known(20, 0.01, shift)}, 80)
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", alignment) == 0
+    assert names(tmp_path / "out") == [
+        *("a.pfm", "a.png", "a_depth.png", "a_metric.pfm", "a_metric.png")
+    ]
+    metres, millimetres = metric_maps(tmp_path / "out", "a")
+    expected = 1 / (0.01 * 0.37 * red + shift)
+    assert np.abs(metres / expected - 1).max() < 1e-5
+    far = expected > 65.535
+    assert 0 < far.sum() < far.size
+    assert (millimetres[far] == 0).all()
+    assert np.abs(millimetres[~far] - expected[~far] * 1000).max() <= 1.1
+    fit = f"a.png: 4 points, scale 0.01, shift {shift:.6g}; error at the points: RMSE "
+    assert fit in caplog.text
+    assert f"a_metric.png: {far.sum()} pixels lie beyond 65.535 m and are 0" in caplog.text
+
+
+def test_an_image_without_known_distances_is_named_once(source, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="midas")
+    add(source, "a.png", 21)
+    add(source, "b.png", 22)
+    alignment = Alignment({"a.png": known(21, 0.01, 0.1)}, 80)
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", alignment) == 0
+    assert caplog.text.count("b.png") == 1
+    assert "b.png: no known distance, relative depth only" in caplog.text
+    assert "beyond 65.535 m" not in caplog.text
+    assert [name for name in names(tmp_path / "out") if "metric" in name] == [
+        *("a_metric.pfm", "a_metric.png")
+    ]
+
+
+def test_without_alignment_nothing_is_said_of_distances(source, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="midas")
+    add(source, "a.png", 23)
+    predict_folder(StandIn(), RULE, source, tmp_path / "out")
+    assert "distance" not in caplog.text
+
+
+def test_points_that_contradict_fail_one_image(source, tmp_path, caplog):
+    """The relative maps of it are written; metric ones of an earlier run would be mistaken."""
+    add(source, "a.png", 24)
+    add(source, "b.png", 25)
+    output = tmp_path / "out"
+    good = Alignment({"a.png": known(24, 0.01, 0.1), "b.png": known(25, 0.01, 0.1)}, 80)
+    assert predict_folder(StandIn(), RULE, source, output, good) == 0
+    (output / "a.pfm").write_bytes(b"of yesterday")
+    caplog.clear()
+    bad = Alignment({**good.points, "a.png": known(24, -0.001, 1)}, 80)
+    assert predict_folder(StandIn(), RULE, source, output, bad) == 1
+    assert f"error: {source / 'a.png'}: the points contradict the prediction" in caplog.text
+    assert [record.levelname for record in caplog.records if "a.png" in record.message] == ["ERROR"]
+    assert names(output) == [
+        *("a.pfm", "a.png", "a_depth.png"),
+        *("b.pfm", "b.png", "b_depth.png", "b_metric.pfm", "b_metric.png"),
+    ]
+    assert (output / "a.pfm").read_bytes() != b"of yesterday"
+
+
+def test_metric_depth_may_follow_and_be_repeated_in_one_folder(source, tmp_path):
+    add(source, "a.png", 26)
+    alignment = Alignment({"a.png": known(26, 0.01, 0.1)}, 80)
+    output = tmp_path / "out"
+    for each in (None, alignment, alignment, None):
+        assert predict_folder(StandIn(), RULE, source, output, each) == 0
+    assert len(names(output)) == 5
+
+
+def test_points_that_contradict_the_first_time(source, tmp_path):
+    add(source, "a.png", 32)
+    alignment = Alignment({"a.png": known(32, -0.001, 1)}, 80)
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", alignment) == 1
+    assert names(tmp_path / "out") == ["a.pfm", "a.png", "a_depth.png"]
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ["a_metric.png"],
+        ["a_metric.pfm", "a_metric.png"],  # an earlier run would have written the others too
+        ["a.pfm", "a.png", "a_depth.png", "a_metric.png"],
+        ["a.pfm", "a.png", "a_metric.pfm", "a_metric.png"],
+    ],
+)
+def test_a_metric_file_of_somebody_else_is_not_overwritten(source, tmp_path, there):
+    add(source, "a.jpg", 27)
+    output = tmp_path / "pictures"
+    output.mkdir()
+    for name in there:
+        (output / name).write_bytes(b"a holiday")
+    alignment = Alignment({"a.jpg": known(27, 0.01, 0.1)}, 80)
+    with pytest.raises(UserError, match=rf"output_path: .*{there[-1]} exists and is no result"):
+        predict_folder(StandIn(), RULE, source, output, alignment)
+    assert names(output) == sorted(there)
+
+
+def test_a_metric_file_that_is_not_written_is_not_in_the_way(source, tmp_path):
+    """b has no known distances."""
+    add(source, "b.png", 28)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b_metric.png").write_bytes(b"a holiday")
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", Alignment({}, 80)) == 0
+    assert (tmp_path / "out/b_metric.png").read_bytes() == b"a holiday"
+
+
+def test_images_whose_metric_files_would_collide_keep_their_own(source, tmp_path):
+    add(source, "a.png", 29)
+    add(source, "a_metric.png", 30)
+    alignment = Alignment({"a.png": known(29, 0.01, 0.1)}, 80)
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", alignment) == 0
+    expected = 1 / (0.01 * 0.37 * photograph(29)[..., 0].astype(float) + 0.1)
+    metres, _ = metric_maps(tmp_path / "out", "a")
+    assert np.abs(metres / expected - 1).max() < 1e-5
+    assert "a_metric.png.pfm" in names(tmp_path / "out")
+
+
+def test_a_network_gives_metres_where_they_were_measured(source, tmp_path, exported, small_network):
+    """A real prediction of a photograph on its side, the points in a file, by LAPACK."""
+    image = np.random.default_rng(31).integers(0, 256, (48, 70, 3), dtype=np.uint8)
+    chunk = file_formats.png_chunk(b"eXIf", file_formats.exif(6))  # upright: 70 high, 48 wide
+    (source / "a.png").write_bytes(file_formats.png(image, extra=(chunk,)))
+    predictor = Predictor(exported.ckpt, small_network, (0.485, 0.456, 0.406), (0.2, 0.2, 0.2))
+    upright = np.rot90(image, -1)
+    prediction = predictor.predict(np.ascontiguousarray(upright), RULE).astype(float)
+    order = np.argsort(prediction, axis=None)
+    pixels = [divmod(int(order[int(share * (order.size - 1))]), 48) for share in (0, 0.4, 0.7, 1)]
+    metres = [9, 4, 4.5, 2]
+    lines = [f"a.png,{x},{y},{z}" for (y, x), z in zip(pixels, metres, strict=True)]
+    (tmp_path / "known.csv").write_text("\n".join(["image,x,y,metres", *lines]))
+    alignment = read_alignment(tmp_path / "known.csv", source, 20)
+    assert predict_folder(predictor, RULE, source, tmp_path / "out", alignment) == 0
+    design = np.array([[prediction[pixel], 1] for pixel in pixels])
+    scale, shift = np.linalg.lstsq(design, 1 / np.array(metres), rcond=None)[0]
+    disparity = scale * prediction + shift
+    expected = np.array([[1 / d if d > 1 / 20 else 20 for d in row] for row in disparity])
+    found, _ = metric_maps(tmp_path / "out", "a")
+    assert found.shape == (70, 48)
+    assert np.abs(found / expected - 1).max() < 1e-5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_a_mindir_needs_no_description_of_the_network(exported, small_network):
     assert Predictor(exported.mindir, wrong, MEAN, STD).fixed_size is not None
 
 
-@pytest.mark.parametrize("name", ["weights.pt", "weights", "weights.onnx", "weights.ckpt.txt"])
+@pytest.mark.parametrize("name", ["weights", "weights.onnx", "weights.ckpt.txt"])
 def test_another_suffix_is_refused(tmp_path, small_network, capfd, name):
     path = tmp_path / name
     path.write_bytes(b"anything")
@@ -206,6 +207,7 @@ def test_load_mindir_returns_the_size(exported):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_prediction_that_is_not_finite_is_refused(exported, small_network, monkeypatch, value):
     predictor = Predictor(exported.ckpt, small_network, (0.5,) * 3, (0.2,) * 3)
-    monkeypatch.setattr(predictor, "run", lambda batch: np.full((1, 64, 96), value, np.float32))
+    output = ms.Tensor(np.full((1, 64, 96), value, np.float32))
+    monkeypatch.setattr(predictor, "network", lambda batch: output)
     with pytest.raises(UserError, match="not finite; this checkpoint has diverged"):
         predictor.predict(photograph(64, 96), ResizeRule(96, 64))

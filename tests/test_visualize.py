@@ -68,6 +68,208 @@ def test_a_depth_picture_holds_photograph_and_depth(tmp_path):
     assert np.array_equal(picture[:, -8:], visualize.colourize(prediction))
 
 
+# ---- panels of an evaluation ----
+
+
+def depth_case(height=40, width=50):
+    """A photograph, a depth of 2 to 8 m with a hole, its mask, and a prediction 10 % too far."""
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    depth = np.tile(np.linspace(2, 8, width, dtype=np.float32), (height, 1))
+    mask = np.ones((height, width), bool)
+    mask[10:20, 20:30] = False
+    depth[~mask] = np.nan
+    aligned = 1.1 * np.tile(np.linspace(2, 8, width), (height, 1))
+    return image, depth, mask, aligned
+
+
+def test_depth_panels_are_photograph_truth_prediction_and_error():
+    image, depth, mask, aligned = depth_case()
+    panels = visualize.depth_panels(image, depth, mask, aligned)
+    assert list(panels) == ["image", "truth", "prediction", "error"]
+    for panel in panels.values():
+        assert panel.picture.shape == (40, 50, 3)
+        assert panel.picture.dtype == np.uint8
+    assert np.array_equal(panels["image"].picture, image)
+    assert [panel.caption for panel in panels.values()] == [
+        "photograph",
+        "ground truth, 2 to 8 m",
+        "aligned prediction, 2.2 to 8.8 m",
+        "error |z - z*| / z*, 0 to 0.5",
+    ]
+
+
+def test_unmeasured_pixels_of_truth_and_error_are_grey_and_no_others():
+    panels = visualize.depth_panels(*depth_case())
+    mask = depth_case()[2]
+    for name in ("truth", "error"):
+        grey = (panels[name].picture == GREY).all(axis=2)
+        assert np.array_equal(grey, ~mask)
+    assert not (panels["prediction"].picture == GREY).all(axis=2).any()
+
+
+def test_truth_and_prediction_share_the_truths_colour_scale_of_inverse_depth():
+    """Inverse depths 0.125 to 0.5; percentiles 1 and 99 by NumPy; colours by Matplotlib."""
+    image, depth, mask, aligned = depth_case()
+    panels = visualize.depth_panels(image, depth, mask, aligned)
+    low, high = np.percentile(1 / depth[mask].astype(float), (1, 99))
+    inferno = matplotlib.colormaps["inferno"]
+    for name, values in (("truth", depth), ("prediction", aligned)):
+        for y, x in ((0, 0), (0, 5), (30, 25), (39, 49)):
+            unit = min(max((1 / float(values[y, x]) - low) / (high - low), 0.0), 1.0)
+            expected = np.array(inferno(unit)[:3]) * 255
+            assert np.abs(panels[name].picture[y, x] - expected).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(1.0, 0.0), (1.1, 0.2), (0.9, 0.2), (1.25, 0.5), (1.5, 1.0), (4.0, 1.0)]
+)
+def test_error_colours_run_from_0_to_half(factor, unit):
+    image, depth, mask, _ = depth_case()
+    aligned = factor * np.where(mask, depth, 5.0)
+    picture = visualize.depth_panels(image, depth, mask, aligned)["error"].picture
+    expected = np.array(matplotlib.colormaps["viridis"](unit)[:3]) * 255
+    assert np.abs(picture[mask] - expected).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shape"),
+    [(375, 1242, (193, 640)), (900, 641, (899, 640)), (8, 640, (8, 640)), (1, 5000, (1, 640))],
+)
+def test_panels_are_at_most_640_pixels_wide(height, width, shape):
+    image = np.zeros((height, width, 3), np.uint8)
+    depth = np.full((height, width), 3, np.float32)
+    mask = np.ones((height, width), bool)
+    panels = visualize.depth_panels(image, depth, mask, depth.astype(float))
+    panels |= visualize.ordinal_panels(image, (0, 0), (height - 1, width - 1), depth)
+    assert {panel.picture.shape for panel in panels.values()} == {(*shape, 3)}
+
+
+def test_a_shrunk_map_is_the_mean_of_the_valid_pixels():
+    """Two to one: of each 2 x 2 block, the mean of the inverse depths that were measured."""
+    rng = np.random.default_rng(2)
+    depth = rng.uniform(1, 9, (20, 1280)).astype(np.float32)
+    mask = rng.random((20, 1280)) < 0.6
+    depth[~mask] = np.inf
+    picture = visualize.depth_panels(
+        np.zeros((20, 1280, 3), np.uint8), depth, mask, np.full((20, 1280), 2.0)
+    )["truth"].picture
+    means = np.full((10, 640), np.nan)
+    for y in range(10):
+        for x in range(640):
+            block = np.s_[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            if mask[block].any():
+                means[y, x] = np.mean(1 / depth[block][mask[block]].astype(float))
+    assert np.array_equal((picture == GREY).all(axis=2), np.isnan(means))
+    low, high = np.nanpercentile(means, (1, 99))
+    unit = np.clip((np.nan_to_num(means) - low) / (high - low), 0, 1)
+    expected = matplotlib.colormaps["inferno"](unit)[..., :3] * 255
+    known = ~np.isnan(means)
+    assert np.abs(picture[known] - expected[known]).max() <= 2
+
+
+def test_points_of_a_sparse_map_grow_by_a_pixel_each_way():
+    depth = np.zeros((20, 30), np.float32)
+    mask = np.zeros((20, 30), bool)
+    for y, x, metres in ((5, 5, 2.0), (12, 20, 4.0)):
+        depth[y, x], mask[y, x] = metres, True
+    image = np.zeros((20, 30, 3), np.uint8)
+    panels = visualize.depth_panels(image, depth, mask, np.full((20, 30), 3.0))
+    expected = np.zeros((20, 30), bool)
+    expected[4:7, 4:7] = expected[11:14, 19:22] = True
+    for name in ("truth", "error"):
+        assert np.array_equal((panels[name].picture != GREY).any(axis=2), expected)
+    truth = panels["truth"].picture
+    assert len(np.unique(truth[4:7, 4:7].reshape(-1, 3), axis=0)) == 1
+    assert brightness(truth[4, 4]) > brightness(truth[11, 19])
+
+
+def test_a_single_valid_pixel_and_a_constant_depth_give_panels_without_warnings():
+    image, depth, _, aligned = depth_case()
+    one = np.zeros(depth.shape, bool)
+    one[3, 3] = True
+    flat = np.full(depth.shape, 4, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        single = visualize.depth_panels(image, np.where(one, 5, 0).astype(np.float32), one, aligned)
+        visualize.depth_panels(image, flat, flat > 0, flat.astype(float))
+    assert single["truth"].caption == "ground truth, 5 to 5 m"
+
+
+@pytest.mark.parametrize("background", [0, 60, 128, 200, 255])
+def test_marks_are_visible_on_any_background(background):
+    image = np.full((240, 320, 3), background, np.uint8)
+    prediction = np.zeros((240, 320), np.float32)
+    picture = visualize.ordinal_panels(image, (60, 80), (180, 240), prediction)["image"].picture
+    for y, x in ((60, 80), (180, 240)):
+        ring = picture[y - 14 : y + 15, x - 3 : x + 4].astype(int)  # above and below: no letter
+        assert (np.abs(ring - background).max(axis=2) > 100).sum() > 20
+        near = picture[y - 24 : y + 25, x - 40 : x + 41].astype(int)
+        assert (np.abs(near - background).max(axis=2) > 100).sum() > 100
+        assert np.array_equal(picture[y, x], [background] * 3)  # the point itself stays in sight
+    changed = (picture != image).any(axis=2)
+    assert not changed[100:140].any()  # the marks are at the points and nowhere else
+    assert not changed[:, 130:190].any()
+
+
+def test_marks_of_both_pictures_are_at_the_same_place_and_scale_with_them():
+    image = np.full((400, 1280, 3), 128, np.uint8)
+    prediction = np.zeros((400, 1280), np.float32)  # colourized, it is black
+    panels = visualize.ordinal_panels(image, (100, 300), (300, 1000), prediction)
+    rings = [(50, 150), (150, 500)]
+    for panel in panels.values():
+        background = panel.picture[0, 0]
+        changed = (panel.picture != background).any(axis=2)
+        for y, x in rings:
+            around = changed[y - 22 : y + 23, x - 22 : x + 23]
+            rows, columns = np.nonzero(around[:, 20:25])[0], np.nonzero(around[20:25])[1]
+            # Straight above and below, left and right of the point, its ring is equally far.
+            assert abs(rows.min() + rows.max() - 44) <= 2
+            assert abs(columns.min() + columns.max() - 44) <= 12  # on one side is a letter
+
+
+@pytest.mark.parametrize("closer", [(0, 0), (0, 319), (239, 0), (239, 319), (120, 160)])
+@pytest.mark.parametrize("farther", [(1, 1), (238, 318), (121, 161), (10, 300)])
+def test_points_at_the_border_or_close_to_each_other_keep_both_letters_in_sight(closer, farther):
+    """A letter at the border adds as much white as the same letter in the open."""
+    image = np.full((240, 320, 3), 128, np.uint8)
+    prediction = np.zeros((240, 320), np.float32)
+
+    def white(*points):
+        picture = visualize.ordinal_panels(image, *points, prediction)["image"].picture
+        return int((picture == 255).all(axis=2).sum())
+
+    letters = white((120, 60), (120, 260)) - 2 * 84  # a ring of radius 8 and width 2 has 84 pixels
+    assert letters > 40
+    assert white(closer, farther) > letters
+    assert (image == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("at_closer", "at_farther", "words"),
+    [
+        (2.0, 1.0, "A closer (right)"),
+        (1.0, 2.0, "B closer (wrong)"),
+        (1.0, 1.0, "A and B equal (wrong)"),
+    ],
+)
+def test_captions_of_ordinal_panels_say_what_was_asked_and_answered(at_closer, at_farther, words):
+    prediction = np.zeros((30, 40), np.float32)
+    prediction[5, 7], prediction[20, 3] = at_closer, at_farther
+    image = np.zeros((30, 40, 3), np.uint8)
+    panels = visualize.ordinal_panels(image, (5, 7), (20, 3), prediction)
+    assert list(panels) == ["image", "prediction"]
+    assert panels["image"].caption == "photograph, A is closer than B"
+    assert panels["prediction"].caption == f"prediction: {words}"
+
+
+def test_colour_stops_run_from_the_low_to_the_high_end():
+    assert visualize.colour_stops("gray", 3) == ["#000000", "#808080", "#ffffff"]
+
+
+# ---- curves ----
+
+
 def rows(count: int, **changes: float) -> list[dict[str, float]]:
     values = dict.fromkeys(METRICS, 1.0) | {"backbone_lr": 1e-5, "decoder_lr": 1e-4}
     return [values | {"loss": 1 / (i + 1), "epoch": i // 4 + 1} | changes for i in range(count)]

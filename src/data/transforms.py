@@ -14,6 +14,9 @@ import numpy as np
 
 SIZE_MULTIPLE = 32  # MidasNet's deepest level is 1/32 of its input
 ResizeMethod = Literal["lower_bound", "upper_bound", "minimal"]
+Upsampling = Literal["bilinear", "bicubic"]
+
+_UPSAMPLING = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,11 @@ def resize_nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def resize_prediction(prediction: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear resize of a prediction float32 [h, w] to float32 [height, width]."""
-    return cv2.resize(prediction, (width, height), interpolation=cv2.INTER_LINEAR)
+def resize_prediction(
+    prediction: np.ndarray, height: int, width: int, upsampling: Upsampling = "bilinear"
+) -> np.ndarray:
+    """Resize a prediction float32 [h, w] to float32 [height, width]."""
+    return cv2.resize(prediction, (width, height), interpolation=_UPSAMPLING[upsampling])
 
 
 def normalize(image: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

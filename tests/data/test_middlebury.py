@@ -64,7 +64,8 @@ def test_a_missing_file_of_a_scene_is_named(tmp_path, name):
     (tmp_path / "room" / name).unlink()
     with pytest.raises(UserError) as caught:
         Middlebury(tmp_path)
-    assert str(caught.value).startswith(str(tmp_path / "room" / name))
+    missing = tmp_path / "room" / name
+    assert str(caught.value).startswith(f"{tmp_path}: incomplete, missing: {missing};")
 
 
 def test_a_folder_without_scenes_is_named(tmp_path):

@@ -188,16 +188,18 @@ def stand_in(tmp_path: Path) -> Machine:
     write_wheel(wheels, "demo_part")
     write_wheel(wheels, "dev_part")
     env = clean_environment(PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheels))
-    return Machine(root, env | path_with_free_space(tmp_path, 90_000_000))
+    env |= path_with_free_space(tmp_path, 90_000_000)
+    write_command(tmp_path / "browser", "chromium", "exit 0")
+    return Machine(root, env | {"PATH": f"{tmp_path / 'browser'}:{env['PATH']}"})
 
 
-def path_without_python(folder: Path) -> str:
-    """Every command of /usr/bin and /bin except the Pythons, as links in `folder`."""
+def path_without(folder: Path, *prefixes: str) -> str:
+    """Every command of /usr/bin and /bin whose name does not start so, as links in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in (Path("/usr/bin"), Path("/bin")):
         for command in source.iterdir():
             link = folder / command.name
-            if not command.name.startswith("python") and not link.is_symlink():
+            if not command.name.startswith(prefixes) and not link.is_symlink():
                 link.symlink_to(command)
     return str(folder)
 
@@ -205,7 +207,7 @@ def path_without_python(folder: Path) -> str:
 def test_no_fitting_python_is_one_line_with_the_versions_seen(
     real_project: Machine, tmp_path: Path
 ) -> None:
-    path = path_without_python(tmp_path / "bin")
+    path = path_without(tmp_path / "bin", "python")
     write_command(tmp_path / "bin", "python3", "echo 3.9")
     write_command(tmp_path / "bin", "python", "echo 3.13")
     write_command(tmp_path / "bin", "python3.12", "echo 'shim: not installed' >&2; exit 127")
@@ -280,6 +282,109 @@ def test_second_run_does_nothing_and_later_wishes_are_added(stand_in: Machine) -
     assert stand_in.setup("demo,dev").stdout == ""  # what was there before still counts
 
 
+class BareMachine:
+    """A machine without chromium, with stand-ins for what might install it."""
+
+    def __init__(self, machine: Machine, folder: Path) -> None:
+        self.machine, self.folder = machine, folder
+        self.path = path_without(folder, "python", "chromium", "apt-", "sudo", "id", "df")
+        self.calls = folder.parent / "calls.txt"
+        write_command(folder, "df", "printf 'header\\n/dev/sda 99999999 1 90000000 1%% /\\n'")
+        write_command(folder, "id", "echo 0")
+
+    def add_apt(
+        self, installs: str = "exit 0", versions: str = "echo 'chromium | 156 | bookworm'"
+    ) -> None:
+        """An apt-get that notes its calls and does `installs`; an apt-cache that says so."""
+        note = f'printf "%s\\n" "$*" >>"{self.calls}"'
+        browser = (
+            f'printf "#!/bin/sh\\n" >"{self.folder}/chromium"; chmod +x "{self.folder}/chromium"'
+        )
+        body = f'case "$*" in *install*) {browser}; {installs} ;; esac'
+        write_command(self.folder, "apt-get", f"{note}\n{body}")
+        write_command(self.folder, "apt-cache", versions)
+
+    def setup(self, extras: str) -> subprocess.CompletedProcess[str]:
+        return self.machine.setup(extras, PATH=self.path)
+
+    def apt_calls(self) -> list[str]:
+        """The last words of each call of apt-get."""
+        if not self.calls.exists():
+            return []
+        return [line.split("Timeout=20 ")[-1] for line in self.calls.read_text().splitlines()]
+
+
+@pytest.fixture
+def bare(stand_in: Machine, tmp_path: Path) -> BareMachine:
+    return BareMachine(stand_in, tmp_path / "bare")
+
+
+def assert_one_line_without_browser(result: subprocess.CompletedProcess[str], reason: str) -> None:
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = [line for line in result.stdout.splitlines() if "no chromium" in line]
+    assert len(lines) == 1
+    assert "skipped" in lines[0]
+    assert reason in lines[0]
+    assert "apt-get install chromium" in lines[0]
+
+
+def test_extra_dev_installs_the_browser_once(bare: BareMachine) -> None:
+    bare.add_apt()
+    assert bare.setup("demo").returncode == 0
+    assert bare.apt_calls() == []
+    first = bare.setup("dev")
+    assert first.returncode == 0, first.stderr
+    assert "chromium" in first.stdout
+    assert bare.apt_calls() == ["update", "install --yes --no-install-recommends chromium"]
+    second = bare.setup("dev")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert len(bare.apt_calls()) == 2
+
+
+def test_browser_is_installed_into_an_environment_that_is_ready(bare: BareMachine) -> None:
+    assert bare.setup("dev").returncode == 0
+    bare.add_apt()
+    assert bare.setup("dev").returncode == 0
+    assert len(bare.apt_calls()) == 2
+    assert bare.machine.builds() == 1
+
+
+def test_browser_is_installed_through_sudo(bare: BareMachine) -> None:
+    bare.add_apt()
+    write_command(bare.folder, "id", "echo 1000")
+    write_command(bare.folder, "sudo", '[ "$1" = -n ] && shift && exec "$@"')
+    assert bare.setup("dev").returncode == 0
+    assert len(bare.apt_calls()) == 2
+
+
+def test_without_apt_get_the_browser_is_done_without(bare: BareMachine) -> None:
+    assert_one_line_without_browser(bare.setup("dev"), "no apt-get")
+
+
+@pytest.mark.parametrize("sudo", [None, "echo 'a password is required' >&2; exit 1"])
+def test_without_rights_the_browser_is_done_without(bare: BareMachine, sudo: str | None) -> None:
+    bare.add_apt()
+    write_command(bare.folder, "id", "echo 1000")
+    if sudo:
+        write_command(bare.folder, "sudo", sudo)
+    assert_one_line_without_browser(bare.setup("dev"), "not root")
+    assert bare.apt_calls() == []
+
+
+@pytest.mark.parametrize(
+    ("installs", "versions", "calls"), [("exit 100", "echo 156", 2), ("exit 0", "exit 0", 1)]
+)
+def test_browser_that_cannot_be_installed_is_done_without(
+    bare: BareMachine, installs: str, versions: str, calls: int
+) -> None:
+    """apt-get fails; or the name stands for a snap and no version is listed."""
+    bare.add_apt(f'rm -f "{bare.folder}/chromium"; {installs}', versions)
+    result = bare.setup("dev")
+    assert_one_line_without_browser(result, "chromium.log")
+    assert len(bare.apt_calls()) == calls
+    assert bare.machine.imports("dev_part")
+
+
 def test_registry_lost_while_adding_leaves_the_environment_whole(
     stand_in: Machine, tmp_path: Path
 ) -> None:
@@ -344,7 +449,7 @@ def test_own_interpreter_is_checked_and_nothing_is_installed(
 
 CORE_MODULES = [
     *("mindspore", "numpy", "cv2", "scipy", "h5py"),
-    *("yaml", "PIL", "tqdm", "matplotlib", "pydantic"),
+    *("yaml", "PIL", "tqdm", "matplotlib", "pydantic", "jinja2"),
 ]
 
 
@@ -352,12 +457,12 @@ CORE_MODULES = [
     ("extras", "modules", "missing"),
     [
         ("", CORE_MODULES, "src.config"),  # `src` lies in the working folder, but is not installed
-        ("", [*CORE_MODULES[:-1], "src.config"], "pydantic"),
+        ("", [*CORE_MODULES[:-1], "src.config"], "jinja2"),
         ("demo", [*CORE_MODULES, "src.config", "mitsuba"], "skimage"),
         (
             "demo,dev",
             [*CORE_MODULES, "src.config", "pytest", "ruff"],
-            "mitsuba, skimage, hypothesis",
+            "mitsuba, skimage, hypothesis, playwright",
         ),
         ("demo", [*CORE_MODULES, "src.config", "mitsuba", "skimage"], ""),
     ],

@@ -1,24 +1,19 @@
 """The benchmarks of zero-shot evaluation, one module each.
 
-A new one is a file, a line here, and its `datapath_*` in config.yaml and src/config.py.
+A new one is a file, a line in catalogue.py, and its `datapath_*` in config.yaml and src/config.py.
 """
 
 from __future__ import annotations
 
-from src.data.benchmarks.base import Benchmark, Metric, Sample
-from src.data.benchmarks.kitti import Kitti
-from src.data.benchmarks.middlebury import Middlebury
-from src.data.benchmarks.sintel import Sintel
-from src.data.benchmarks.tum import Tum
+from src.data.benchmarks.base import Benchmark, DepthSample, Metric, OrdinalSample, Sample
+from src.data.benchmarks.catalogue import BENCHMARKS, open_benchmarks
 
-BENCHMARKS: dict[str, type[Benchmark]] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        Kitti,
-        Sintel,
-        Tum,
-        Middlebury,
-    )
-}
-
-__all__ = ["BENCHMARKS", "Benchmark", "Metric", "Sample"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "DepthSample",
+    "Metric",
+    "OrdinalSample",
+    "Sample",
+    "open_benchmarks",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -28,9 +27,7 @@ class Kitti(FileBenchmark):
 
     def find_pairs(self) -> Iterator[FilePair]:
         for drive in subfolders(self.root):
-            images, depths = drive / "image", drive / "depth"
-            if images.is_dir() or depths.is_dir():
-                yield from pairs_by_name(images, depths, drive.name, ".png")
+            yield from pairs_by_name(drive / "image", drive / "depth", drive.name, (".png", ".png"))
 
-    def read_depth(self, path: Path) -> np.ndarray:
-        return image_io.read_png16(path).astype(np.float32) / np.float32(UNITS_PER_METRE)
+    def read_depth(self, pair: FilePair, shape: tuple[int, int]) -> np.ndarray:
+        return image_io.read_png16(pair.depth).astype(np.float32) / np.float32(UNITS_PER_METRE)

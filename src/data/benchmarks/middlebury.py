@@ -30,16 +30,15 @@ class Middlebury(FileBenchmark):
 
     def find_pairs(self) -> Iterator[FilePair]:
         for scene in subfolders(self.root):
-            files = [scene / name for name in (_IMAGE, _DISPARITY, _CALIBRATION)]
-            missing = [file for file in files if not file.is_file()]
-            if missing:
-                raise UserError(f"{missing[0]}: missing; a scene is {self.layout}")
-            yield FilePair(scene.name, files[0], files[1])
+            yield FilePair(scene.name, scene / _IMAGE, scene / _DISPARITY)
 
-    def read_depth(self, path: Path) -> np.ndarray:
+    def files(self, pair: FilePair) -> tuple[Path, ...]:
+        return pair.image, pair.depth, pair.image.with_name(_CALIBRATION)
+
+    def read_depth(self, pair: FilePair, shape: tuple[int, int]) -> np.ndarray:
         """Depth by the data set's documentation: Z = baseline * f / (d + doffs)."""
-        focal, offset, baseline = read_calibration(path.with_name(_CALIBRATION))
-        disparity = image_io.read_pfm(path)
+        focal, offset, baseline = read_calibration(pair.depth.with_name(_CALIBRATION))
+        disparity = image_io.read_pfm(pair.depth)
         known = np.isfinite(disparity) & (disparity + offset > 0)
         depth = np.zeros(disparity.shape, np.float32)
         depth[known] = baseline * focal / (disparity[known] + offset)

@@ -39,21 +39,22 @@ class Tum(FileBenchmark):
             for image, depth in read_associations(sequence / ASSOCIATIONS):
                 yield FilePair(f"{sequence.name}/{image.stem}", image, depth)
 
-    def read_depth(self, path: Path) -> np.ndarray:
-        return image_io.read_png16(path).astype(np.float32) / np.float32(UNITS_PER_METRE)
+    def read_depth(self, pair: FilePair, shape: tuple[int, int]) -> np.ndarray:
+        return image_io.read_png16(pair.depth).astype(np.float32) / np.float32(UNITS_PER_METRE)
 
 
 def read_associations(path: Path) -> list[tuple[Path, Path]]:
     """The (image file, depth file) pairs of an `associate.txt`, without blank lines and '#' lines.
 
     Raises:
-        UserError: the file is missing, a line has another form or names a missing file.
+        UserError: the file is missing, or a line has another form.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; expected a line `rgb/FILE.png depth/FILE.png` for each image"
+            f"{path}: no such file, expected a line `rgb/FILE.png depth/FILE.png` for each image; "
+            f"make it with `python preprocess/associate.py {path.parent}`"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
@@ -73,11 +74,7 @@ def _parse_association(fields: list[str], path: Path, number: int) -> tuple[Path
             f"{path}, line {number}: expected 'rgb depth' or 'time rgb time depth',"
             f" found {' '.join(fields)!r}"
         )
-    image, depth = (path.parent / field for field in fields)
-    for file in (image, depth):
-        if not file.is_file():
-            raise UserError(f"{path}, line {number}: {file} is missing; add it or remove the line")
-    return image, depth
+    return path.parent / fields[0], path.parent / fields[1]
 
 
 def _is_sequence(folder: Path) -> bool:
