@@ -73,6 +73,7 @@ part "depth maps" python_in_repo midas_run.py --config_path "$run/config.yaml" \
 printf '\n== done in %d s:%s\n' "$SECONDS" "$(printf ' %s,' "${times[@]}" | sed 's/,$//')"
 cat <<END
 results         $run/val.json $(cat "$run/val.json")
+report          $run/val/report.html
 checkpoint      $checkpoint
 MINDIR          $run/midas.mindir
 curves          $run/curves.png

@@ -3,7 +3,7 @@
 #
 #     bash scripts/run_eval.sh [DEVICE_ID] [DATA_NAME] [CKPT_PATH] [DEVICE_TARGET] [--key value ...]
 #
-# DATA_NAME is Kitti, Sintel, TUM, Middlebury, several by comma, or all.
+# DATA_NAME is Kitti, Sintel, TUM, ETH3D, NYU, DIW, Middlebury, several by comma, or all.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

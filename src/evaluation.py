@@ -90,7 +90,7 @@ def evaluate_all(
         weights = {"checkpoint": str(predictor.path), "checkpoint_sha256": _sha256(predictor.path)}
         for benchmark in benchmarks:
             settings = weights | describe(predictor, benchmark, options)
-            files.prepare(benchmark.name, settings, options.resume)
+            files.prepare(benchmark.name, settings, len(benchmark), options.resume)
     barrier()  # from here on, all processes see the same files
     for benchmark in benchmarks:
         if files.is_open(benchmark.name):
@@ -102,7 +102,6 @@ def describe(predictor: Predictor, benchmark: Benchmark, options: Options) -> di
     """What the errors depend on besides the weights, for results.json."""
     return {
         "dataset": str(benchmark.root),
-        "dataset_images": len(benchmark),
         "network_size": predictor.fixed_size_text or str(benchmark.resize.width),
         "upsampling": options.upsampling,
         **benchmark.settings(),
@@ -247,7 +246,7 @@ class _Pipeline:
             return Row(self.benchmark.ids[index], 0, 0, {}, " ".join(str(error).split()))
         height, width = sample.image.shape[:2]
         prepared = self.predictor.prepare(sample.image, self.benchmark.resize)
-        without_image = replace(sample, image=np.empty((0, 0, 3), np.uint8))
+        without_image = replace(sample, image=np.broadcast_to(np.uint8(0), sample.image.shape))
         return _Item(without_image, height, width, prepared)
 
     def _score(self, item: _Item, prediction: np.ndarray) -> Row:

@@ -55,10 +55,13 @@ class ResultFiles:
 
     # --- while a benchmark is evaluated -----------------------------------------------------------
 
-    def prepare(self, name: str, settings: Mapping[str, Any], resume: bool) -> None:
+    def prepare(self, name: str, settings: Mapping[str, Any], images: int, resume: bool) -> None:
         """Make room for the rows of a benchmark, before any process adds one.
 
         Nothing is opened for a benchmark that is to be resumed and was complete.
+
+        Args:
+            images: in the benchmark.
 
         Raises:
             UserError: what is to be resumed was evaluated with other settings.
@@ -68,7 +71,8 @@ class ResultFiles:
                 _require_same(self.settings(name), settings)
             elif name in self.details:
                 _require_same(self.details[name]["settings"], settings)
-                return
+                if self.details[name]["images"] + len(self.details[name]["skipped"]) == images:
+                    return
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
             for file in self.partial.glob(f"{name}-*"):

@@ -93,7 +93,14 @@ def test_the_end_names_what_was_made_and_how_long_it_took(quickstart):
     end = output[output.index("== done in") :]
     for part in ("scenes", "training", "evaluation", "export", "depth maps"):
         assert f"{part} " in end.splitlines()[0]
-    for name in ("val.json", "ckpt/Midas_0-2_2.ckpt", "midas.mindir", "curves.png", "depth"):
+    for name in (
+        "val.json",
+        "val/report.html",
+        "ckpt/Midas_0-2_2.ckpt",
+        "midas.mindir",
+        "curves.png",
+        "depth",
+    ):
         assert str(run / name) in end
 
 
