@@ -133,6 +133,89 @@ def test_floating_point_images_are_refused(tmp_path):
         image_io.read_image(path)
 
 
+# --- the size alone ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [None, *UPRIGHT, 0, 9])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_image_size_is_that_of_the_image_that_is_read(tmp_path, name, orientation):
+    """Orientations 5 to 8 lie on their side, those that do not exist do not (EXIF 2.32, 4.6.4)."""
+    stored = random_rgb(20, 28)
+    if name == "a.png":
+        chunk = () if orientation is None else (exif_chunk(orientation),)
+        data = file_formats.png(stored, extra=chunk)
+    else:
+        data = jpeg(stored) if orientation is None else turned_jpeg(stored, orientation)
+    path = put(tmp_path / name, data)
+    turned = orientation in (5, 6, 7, 8)
+    assert image_io.image_size(path) == ((28, 20) if turned else (20, 28))
+    assert image_io.image_size(path, upright=False) == (20, 28)
+    assert image_io.image_size(str(path)) == image_io.image_size(path, upright=True)
+    for upright in (True, False):
+        read = image_io.read_image(path, upright=upright)
+        assert read.shape[:2] == image_io.image_size(path, upright=upright)
+
+
+def exif_chunk(orientation: int) -> bytes:
+    return file_formats.png_chunk(b"eXIf", file_formats.exif(orientation))
+
+
+def turned_jpeg(image: np.ndarray, orientation: int) -> bytes:
+    """A JPEG file with an EXIF segment behind its first marker."""
+    payload = b"Exif\0\0" + file_formats.exif(orientation)
+    data = jpeg(image)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(payload)) + payload + data[2:]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("damaged", [b"nonsense", b"MM\0*\xff\xff\xff\xff", b""])
+def test_damaged_metadata_leaves_the_size_as_stored(tmp_path, damaged):
+    chunk = file_formats.png_chunk(b"eXIf", damaged)
+    path = put(tmp_path / "a.png", file_formats.png(random_rgb(), extra=(chunk,)))
+    assert image_io.image_size(path) == (20, 28)
+
+
+def test_image_size_does_not_decode_the_pixels(tmp_path):
+    """A header is enough: of 74,441 images, nothing more is wanted before they are read."""
+    whole = file_formats.png(random_rgb(200, 300))
+    path = put(tmp_path / "a.png", whole[: len(whole) // 2])
+    assert image_io.image_size(path) == (200, 300)
+    with pytest.raises(UserError, match=r"a\.png: truncated"):
+        image_io.read_image(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_header_cut_anywhere_is_an_error_that_names_the_file(tmp_path, name):
+    whole = file_formats.png(random_rgb()) if name == "a.png" else jpeg(random_rgb())
+    # PNG: signature, then IHDR up to width and height. JPEG: all that stands before them.
+    header = 24 if name == "a.png" else whole.index(b"\xff\xc0") + 9
+    for length in range(header):
+        with pytest.raises(UserError, match=name) as caught:
+            image_io.image_size(put(tmp_path / name, whole[:length]))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"not an image at all", "not an image"),
+        (b"", "the file is empty"),
+        (file_formats.PNG_SIGNATURE + b"\0" * 40, "a.png"),
+        (
+            file_formats.PNG_SIGNATURE
+            + file_formats.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10**5, 10**5, 8, 2, 0, 0, 0))
+            + file_formats.png_chunk(b"IDAT", b""),
+            "pixels",
+        ),
+    ],
+)
+def test_a_header_that_is_none_is_named(tmp_path, data, message):
+    path = put(tmp_path / "a.png", data)
+    with pytest.raises(UserError, match=message) as caught:
+        image_io.image_size(path)
+    assert str(path) in str(caught.value)
+
+
 # --- files that are not whole ------------------------------------------------------------------
 
 
@@ -195,6 +278,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, data, message):
 
 
 READERS = [
+    image_io.image_size,
     image_io.read_image,
     image_io.read_png16,
     image_io.read_grey,

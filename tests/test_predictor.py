@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import mindspore as ms
 import numpy as np
@@ -13,6 +15,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 from src.predictor import Predictor, load_mindir
+from tests.stand_ins import resampled
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RULE = ResizeRule(width=96, height=64, keep_aspect_ratio=False)
@@ -205,9 +208,138 @@ def test_load_mindir_returns_the_size(exported):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_prediction_that_is_not_finite_is_refused(exported, small_network, monkeypatch, value):
-    predictor = Predictor(exported.ckpt, small_network, (0.5,) * 3, (0.2,) * 3)
-    output = ms.Tensor(np.full((1, 64, 96), value, np.float32))
-    monkeypatch.setattr(predictor, "network", lambda batch: output)
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_prediction_that_is_not_finite_is_refused(predictors, monkeypatch, which, value):
+    """One such pixel of one image is enough."""
+    predictor = predictors[which]
+    network = predictor.network
+
+    def diverged(batch: ms.Tensor) -> ms.Tensor:
+        output = network(batch).asnumpy()
+        output[-1, 7, 9] = value
+        return ms.Tensor(output)
+
+    monkeypatch.setattr(predictor, "network", diverged)
     with pytest.raises(UserError, match="not finite; this checkpoint has diverged"):
         predictor.predict(photograph(64, 96), ResizeRule(96, 64))
+    with pytest.raises(UserError, match="not finite"):
+        predictor.run(inputs_of(3), batch_size=3)
+
+
+# --- What an evaluation needs: sizes, batches, upsampling -----------------------------------------
+
+
+def inputs_of(count: int) -> list[np.ndarray]:
+    """Different inputs of the size that the .mindir takes."""
+    rng = np.random.default_rng(count)
+    return list(rng.normal(size=(count, 3, 64, 96)).astype(np.float32))
+
+
+def test_input_size_is_that_of_the_rule_or_of_the_mindir(predictors):
+    ckpt, mindir = predictors
+    rule = ResizeRule(width=384, height=384, method="lower_bound")
+    # By hand: 384/375 for the height, 1242 * 384/375 = 1271.8, nearest multiple of 32: 1280.
+    assert ckpt.input_size(375, 1242, rule) == (384, 1280)
+    assert mindir.input_size(375, 1242, rule) == (64, 96)
+    assert ckpt.fixed_size_text == ""
+    assert mindir.fixed_size_text.startswith("96x64")
+
+
+def test_prepare_resizes_and_normalises(predictors):
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[...] = (255, 51, 0)
+    expected = [(1 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0 - 0.406) / 0.225]
+    small = ResizeRule(width=64, height=32, keep_aspect_ratio=False)
+    for predictor, size in zip(predictors, [(32, 64), (64, 96)], strict=True):
+        prepared = predictor.prepare(image, small)
+        assert prepared.dtype == np.float32
+        assert prepared.shape == (3, *size)
+        assert prepared.flags.c_contiguous
+        for channel, value in zip(prepared, expected, strict=True):
+            np.testing.assert_allclose(channel, value, rtol=1e-5)
+
+
+def test_threads_prepare_what_one_thread_does(predictors):
+    images = [photograph(50 + i, 75, seed=i) for i in range(16)]
+    one_by_one = [predictors[0].prepare(image, RULE) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda image: predictors[0].prepare(image, RULE), images))
+    np.testing.assert_array_equal(together, one_by_one)
+
+
+def test_a_batch_gives_each_input_its_own_prediction(predictors, exported):
+    inputs = inputs_of(3)
+    with torch.no_grad():
+        expected = exported.reference(torch.tensor(np.stack(inputs))).numpy()
+    for predictor in predictors:
+        for count in (3, 2, 1):
+            found = predictor.run(inputs[:count], batch_size=3)
+            assert found.shape == (count, 64, 96)
+            assert found.dtype == np.float32
+            assert np.abs(found - expected[:count]).max() < 1e-4 * np.ptp(expected)
+
+
+def test_a_batch_is_filled_up_so_that_the_network_is_compiled_once_for_each_size(
+    exported, small_network, monkeypatch, caplog
+):
+    predictor = Predictor(exported.ckpt, small_network, MEAN, STD)
+    network, shapes = predictor.network, []
+
+    def watched(batch: ms.Tensor) -> ms.Tensor:
+        shapes.append(batch.shape)
+        return network(batch)
+
+    monkeypatch.setattr(predictor, "network", watched)
+    caplog.set_level(logging.INFO, logger="midas")
+    for count in (3, 1, 2, 3):
+        predictor.run(inputs_of(count), batch_size=3)
+    assert shapes == [(3, 3, 64, 96)] * 4
+    (said,) = caplog.messages
+    assert "96x64" in said
+    assert "3 at a time" in said
+    caplog.clear()
+    predictor.run([np.zeros((3, 32, 64), np.float32)])
+    predictor.run([np.zeros((3, 32, 64), np.float32)])
+    assert shapes[4:] == [(1, 3, 32, 64)] * 2
+    (said,) = caplog.messages
+    assert "64x32" in said
+    assert "at a time" not in said
+
+
+def test_what_a_batch_is_filled_up_with_does_not_matter(predictors):
+    """Bit for bit: otherwise the last image of a data set would depend on the filling."""
+    first, second, third = inputs_of(3)
+    filled = predictors[0].run([first], batch_size=3)[0]
+    full = predictors[0].run([first, second, third], batch_size=3)[0]
+    np.testing.assert_array_equal(filled, full)
+
+
+def test_a_mindir_takes_one_input_at_a_time_and_says_nothing(predictors, caplog):
+    caplog.set_level(logging.INFO, logger="midas")
+    inputs = inputs_of(3)
+    together = predictors[1].run(inputs, batch_size=3)
+    alone = [predictors[1].run([input_])[0] for input_ in inputs]
+    np.testing.assert_array_equal(together, alone)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(64, 96), (90, 101), (33, 40)])
+def test_a_prediction_is_resized_to_the_image_by_the_given_interpolation(
+    predictors, upsampling, size
+):
+    image = photograph(*size)
+    small = predictors[0].run([predictors[0].prepare(image, RULE)])[0]
+    expected = resampled(small, *size, upsampling)
+    found = predictors[0].predict(image, RULE, upsampling)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.ptp(small), rtol=0)
+    if upsampling == "bilinear":
+        np.testing.assert_array_equal(found, predictors[0].predict(image, RULE))
+
+
+def test_predict_may_use_the_network_compiled_for_batches(predictors):
+    image = photograph(50, 75)
+    alone = predictors[0].predict(image, RULE)
+    in_batch = predictors[0].predict(image, RULE, "bilinear", 3)
+    assert np.abs(alone - in_batch).max() < 1e-5 * np.ptp(alone)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from src import runtime
+from src.errors import UserError
 from src.midas_net import MidasNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,3 +61,26 @@ def test_a_device_that_is_not_there_ends_in_one_line():
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: device_target: cannot use Ascend 3 on this machine")
     assert "--device_target CPU" in line
+
+
+# --- Several processes ----------------------------------------------------------------------------
+
+
+def test_without_msrun_there_is_one_process_and_nothing_to_wait_for():
+    assert runtime.rank_and_size() == (0, 1)
+    runtime.barrier()
+
+
+def test_several_processes_need_msrun(monkeypatch):
+    monkeypatch.delenv("MS_ROLE", raising=False)
+    with pytest.raises(UserError, match=r"run_distribute: True needs msrun: msrun --worker_num"):
+        runtime.start("CPU", run_distribute=True)
+    assert runtime.rank_and_size() == (0, 1)
+
+
+@pytest.mark.parametrize("role", ["MS_WORKER", "MS_SCHED"])
+def test_msrun_needs_run_distribute(monkeypatch, role):
+    """Otherwise each process would do all of the work, and write the same files."""
+    monkeypatch.setenv("MS_ROLE", role)
+    with pytest.raises(UserError, match=r"run_distribute: msrun .*--run_distribute True"):
+        runtime.start("CPU")

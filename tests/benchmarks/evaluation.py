@@ -1,9 +1,9 @@
 """Speed of an evaluation from the files to the errors, against the network alone, in one run.
 
-    python -m tests.benchmarks.evaluation [--images 200] [--size 384] [--batch_size 1] [--runs 5]
+    python -m tests.benchmarks.evaluation [--images 200] [--size 384] [--config_path FILE] [--runs 5]
 
-The network is that of scripts/quickstart.yaml with random weights, the data set TUM-shaped:
-640x480 PNG photographs and 16-bit depth. "Network alone" runs on inputs that are in memory already.
+The network is that of a configuration, the small one of scripts/quickstart.yaml unless another is
+given, with random weights; the data set is TUM-shaped: 640x480 PNG photographs and 16-bit depth. "Network alone" runs on inputs that are in memory already.
 The two take turns; medians with the spread, in images a second, and their ratio.
 """
 
@@ -26,7 +26,7 @@ from src.evaluation import Options, evaluate, plan_batches
 from src.midas_net import MidasNet
 from src.predictor import Predictor
 
-CONFIG = Path(__file__).resolve().parents[2] / "scripts" / "quickstart.yaml"
+SMALL = Path(__file__).resolve().parents[2] / "scripts" / "quickstart.yaml"
 
 
 def write_set(root: Path, images: int) -> None:
@@ -58,12 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--size", type=int, default=384, help="eval_size in pixels")
+    parser.add_argument("--config_path", type=Path, default=SMALL, help="of the network")
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each")
     asked = parser.parse_args()
     runtime.start("CPU")
-    config = load_config(["--config_path", str(CONFIG)])
+    config = load_config(["--config_path", str(asked.config_path)])
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(MidasNet(**config.network()), Path(folder, "small.ckpt"))
         write_set(Path(folder), asked.images)
