@@ -1,9 +1,10 @@
 """Speed of an evaluation from the files to the errors, against the network alone, in one run.
 
-    python -m tests.benchmarks.evaluation [--images 200] [--size 384] [--config_path FILE] [--runs 5]
+    python -m tests.benchmarks.evaluation [--images 200] [--size 384] [--config_path FILE]
 
 The network is that of a configuration, the small one of scripts/quickstart.yaml unless another is
-given, with random weights; the data set is TUM-shaped: 640x480 PNG photographs and 16-bit depth. "Network alone" runs on inputs that are in memory already.
+given, with random weights; the data set is TUM-shaped: 640x480 PNG photographs and 16-bit depth.
+"Network alone" runs on inputs that are in memory already.
 The two take turns; medians with the spread, in images a second, and their ratio.
 """
 
