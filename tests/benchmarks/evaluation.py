@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -26,6 +24,7 @@ from src.data.benchmarks import BENCHMARKS
 from src.evaluation import Options, evaluate, plan_batches
 from src.midas_net import MidasNet
 from src.predictor import Predictor
+from tests.benchmarks.timing import seconds
 
 SMALL = Path(__file__).resolve().parents[2] / "scripts" / "quickstart.yaml"
 
@@ -47,12 +46,6 @@ def write_set(root: Path, images: int) -> None:
         image_io.write_image(sequence / f"rgb/{i}.png", picture.clip(0, 255).astype(np.uint8))
         image_io.write_png16(sequence / f"depth/{i}.png", (depth * 5000).astype(np.uint16))
     (sequence / "associate.txt").write_text("".join(lines))
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def main() -> None:

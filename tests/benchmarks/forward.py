@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
@@ -19,14 +17,9 @@ import torch
 
 from src import runtime
 from src.midas_net import MidasNet
+from tests.benchmarks.timing import seconds
 from tests.references import TorchMidas, randomize
 from tests.weights import copy_torch_weights
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def main() -> None:
