@@ -103,7 +103,7 @@ class Config(BaseModel):
     backbone_params_end_lr: EndRate
     lr_decay: bool
     power: Annotated[float, Field(gt=0)]
-    loss: Literal["ssimse"]
+    loss: Literal["ssimse", "ssimae", "ssitrim"]
     alpha: Annotated[float, Field(ge=0)]
     scales: Annotated[int, Field(ge=1, le=8)]
     sign_weight: Annotated[float, Field(ge=0)]

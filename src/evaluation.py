@@ -95,6 +95,8 @@ def evaluate_all(
     for benchmark in benchmarks:
         if files.is_open(benchmark.name):
             _evaluate_one(predictor, benchmark, files, options)
+        if options.rank == 0:
+            write_report(files.folder)
     return [files.result(benchmark.name) for benchmark in benchmarks] if options.rank == 0 else []
 
 
@@ -103,6 +105,8 @@ def describe(predictor: Predictor, benchmark: Benchmark, options: Options) -> di
     return {
         "dataset": str(benchmark.root),
         "network_size": predictor.fixed_size_text or str(benchmark.resize.width),
+        "normalisation": f"mean {_words(predictor.mean)}, std {_words(predictor.std)}",
+        "batch_size": options.batch_size,
         "upsampling": options.upsampling,
         **benchmark.settings(),
     }
@@ -115,9 +119,10 @@ def _evaluate_one(
     name, rank = benchmark.name, options.rank
     there = files.rows(name)
     share = plan_batches(predictor, benchmark, options.batch_size)[rank :: options.ranks]
-    batches = [batch for batch in share if any(benchmark.ids[i] not in there for i in batch)]
-    if len(batches) < len(share):
-        LOG.info("%s: continues after %d of %d images", name, len(there), len(benchmark))
+    good = {id_ for id_, row in there.items() if not row.skipped}
+    batches = [batch for batch in share if any(benchmark.ids[i] not in good for i in batch)]
+    if good:
+        LOG.info("%s: continues after %d of %d images", name, len(good), len(benchmark))
     with files.append(name, rank) as writer:
         evaluate(predictor, benchmark, batches, options, writer.add)
     files.mark_done(name, rank)
@@ -131,7 +136,6 @@ def _evaluate_one(
         predictor, benchmark, ordered, files.folder, options.upsampling, options.batch_size
     )
     files.finish(result, ordered, panels)
-    write_report(files.folder)
 
 
 def plan_batches(
@@ -277,6 +281,10 @@ def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+
+
+def _words(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:g}" for number in numbers)
 
 
 def _sha256(path: Path) -> str:

@@ -37,6 +37,8 @@ def write_panels(
         What results.json says of them.
     """
     (folder / FOLDER).mkdir(exist_ok=True)
+    for picture in (folder / FOLDER).glob(f"{benchmark.name}-*.jpg"):  # of an earlier evaluation
+        picture.unlink()
     entries = []
     for which, index in choose(rows, benchmark.metric).items():
         pictures = []

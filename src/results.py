@@ -52,6 +52,7 @@ class ResultFiles:
             raise UserError(f"ann_file: {self.folder} is a file, expected a folder for the details")
         _read_json(ann_file, "no result of an evaluation", _is_number)
         self.details = _read_json(self.folder / "results.json", "no results.json", _is_result)
+        self._read_csv()
 
     # --- while a benchmark is evaluated -----------------------------------------------------------
 
@@ -94,9 +95,13 @@ class ResultFiles:
         return self.partial / f"{name}.json"
 
     def rows(self, name: str) -> dict[str, Row]:
-        """The rows that there are of a benchmark so far, by id."""
-        files = sorted(self.partial.glob(f"{name}-*.csv"))
-        return {row.id: row for file in files for row in _read_rows(file.read_text())}
+        """The rows that there are of a benchmark so far, by id; good ones before skipped ones."""
+        rows: dict[str, Row] = {}
+        for file in sorted(self.partial.glob(f"{name}-*.csv")):
+            for row in _read_rows(file.read_bytes()):
+                if row.id not in rows or not row.skipped:  # a skipped image may have been mended
+                    rows[row.id] = row
+        return rows
 
     def append(self, name: str, rank: int) -> RowWriter:
         """Where this process adds its rows, a context."""
@@ -147,17 +152,24 @@ class ResultFiles:
         )
 
     def _merge_csv(self, name: str, rows: Iterable[Row]) -> None:
+        others = [row for row in self._read_csv() if row[0] != name]
+        data = _csv_bytes([COLUMNS, *others, *(_cells(name, row) for row in rows)])
+        write_bytes(self.folder / "results.csv", data)
+
+    def _read_csv(self) -> list[list[str]]:
+        """The rows of results.csv below its header.
+
+        Raises:
+            UserError: the file is something else, which must not be overwritten.
+        """
         path = self.folder / "results.csv"
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                others = csv.reader(file)
-                next(others, None)
-                writer.writerows(row for row in others if row[0] != name)
-        writer.writerows(_cells(name, row) for row in rows)
-        write_bytes(path, text.getvalue().encode())
+        try:
+            rows = list(_csv_rows(path.read_bytes())) if path.exists() else [list(COLUMNS)]
+        except (OSError, csv.Error):
+            rows = []
+        if rows[:1] != [list(COLUMNS)] or any(len(row) != len(COLUMNS) for row in rows):
+            raise UserError(f"ann_file: {path} exists and is no results.csv; move it away")
+        return rows[1:]
 
 
 class RowWriter:
@@ -179,12 +191,13 @@ class RowWriter:
         Raises:
             UserError: the disk is full.
         """
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(_cells(self._name, row))
+        data = _csv_bytes([_cells(self._name, row)])
         try:
-            self._file.write(text.getvalue().encode())
+            written = self._file.write(data)
         except OSError as error:
             raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
+        if written != len(data):
+            raise UserError(f"{self._path}: cannot be written (the disk is full)")
 
 
 def _cells(name: str, row: Row) -> list[object]:
@@ -192,12 +205,22 @@ def _cells(name: str, row: Row) -> list[object]:
     return [name, row.id, row.height, row.width, row.skipped, *numbers]
 
 
-def _read_rows(text: str) -> Iterator[Row]:
+def _read_rows(data: bytes) -> Iterator[Row]:
     """The complete rows of a partial file."""
-    complete = text[: text.rfind("\n") + 1]
-    for _, id_, height, width, skipped, *numbers in csv.reader(io.StringIO(complete, newline="")):
+    for _, id_, height, width, skipped, *numbers in _csv_rows(data[: data.rfind(b"\n") + 1]):
         errors = {c: float(n) for c, n in zip(ERRORS, numbers, strict=True) if n}
         yield Row(id_, int(height), int(width), errors, skipped)
+
+
+def _csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
+    """UTF-8, and the bytes of file names that are not."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def _csv_rows(data: bytes) -> Iterator[list[str]]:
+    return csv.reader(io.StringIO(data.decode(errors="surrogateescape"), newline=""))
 
 
 def _drop_torn_end(path: Path) -> None:

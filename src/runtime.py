@@ -38,14 +38,14 @@ def start(
     try:
         with _mindspore_log_off():
             _choose_device(device_target, None if run_distribute else device_id)
-            if run_distribute:
-                communication.init()
     except Exception as error:
         raise UserError(
             f"device_target: cannot use {device_target} {device_id} on this machine "
             f"({_first_sentence(error)}); choose --device_target CPU, or install "
             "its driver (GLOG_v=2 in the environment says what is missing)"
         ) from None
+    if run_distribute:
+        _join()
     ms.set_seed(seed)
 
 
@@ -68,6 +68,18 @@ def _check_launch(run_distribute: bool) -> None:
         raise UserError("run_distribute: True needs msrun: msrun --worker_num=N python PROGRAM ...")
     if launched and not run_distribute:
         raise UserError("run_distribute: msrun started this process; add --run_distribute True")
+
+
+def _join() -> None:
+    """Join the other processes; their scheduler stays in here until all are done."""
+    try:
+        with _mindspore_log_off():
+            communication.init()
+    except Exception as error:
+        raise UserError(
+            f"run_distribute: the processes that msrun started did not stay together "
+            f"({_first_sentence(error)}); the logs of its --log_dir say which one stopped, and why"
+        ) from None
 
 
 def _choose_device(device_target: str, device_id: int | None) -> None:

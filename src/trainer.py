@@ -92,7 +92,9 @@ def train(config: Config) -> Path:
         backbone_lr, decoder_lr = _schedules(config, steps * config.epoch_size)
         step = TrainStep(
             network,
-            ScaleShiftInvariantLoss(config.alpha, config.scales, config.sign_weight),
+            ScaleShiftInvariantLoss(
+                config.alpha, config.scales, config.sign_weight, kind=config.loss
+            ),
             make_optimizer(network, backbone_lr, decoder_lr),
         ).set_train()
         saver = CheckpointSaver(

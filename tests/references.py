@@ -2,11 +2,12 @@
 
 Nothing here imports the project, so a mistake in the code under test cannot repeat itself in the
 expected value. The network follows the released PyTorch code of MiDaS v2.1 (its state-dict keys
-included), the loss the section on losses of the MiDaS paper (arXiv 1907.01341v3).
+included), the losses the section on losses of the MiDaS paper (arXiv 1907.01341v3).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -189,19 +190,46 @@ def randomize(module: nn.Module, seed: int) -> None:
         module.scratch.output_conv[4].weight.uniform_(-0.1, 0.3, generator=generator)
 
 
-def _torch_ssimse_one(
-    prediction: Tensor, target: Tensor, valid: Tensor, alpha: float, scales: int
+def _torch_mean_of_equals(values: Tensor, value: Tensor) -> Tensor:
+    """`value` itself, as a function of all elements that have it."""
+    return values[values == value].mean()
+
+
+def _torch_standardized(image: Tensor, valid: Tensor) -> Tensor | None:
+    """Median 0 and mean absolute deviation 1 on the valid pixels, or None for a constant."""
+    inside = image[valid]
+    middle = torch.sort(inside).values[[(len(inside) - 1) // 2, len(inside) // 2]]
+    shift = sum(_torch_mean_of_equals(inside, value) for value in middle.unbind()) / 2
+    scale = (inside - shift).abs().mean()
+    return (image - shift) / scale if scale > 0 else None
+
+
+def _torch_residual(kind: str, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor | None:
+    """Prediction minus target once both are aligned, float64 [H, W], or None if they cannot be."""
+    inside, wanted = prediction[valid], target[valid]
+    if inside.numel() == 0 or bool((inside == inside[0]).all()):
+        return None
+    if kind == "ssimse":
+        centred = inside - inside.mean()
+        scale = (centred * (wanted - wanted.mean())).sum() / (centred**2).sum()
+        return scale * prediction + wanted.mean() - scale * inside.mean() - target
+    ours, theirs = _torch_standardized(prediction, valid), _torch_standardized(target, valid)
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _torch_loss_of_one(
+    kind: str, prediction: Tensor, target: Tensor, valid: Tensor, alpha: float, scales: int
 ) -> Tensor | None:
     """Loss of one image, float64 [H, W] each (valid: bool), or None if it is degenerate."""
-    inside, wanted = prediction[valid], target[valid]
-    count = inside.numel()
-    if count == 0 or bool((inside == inside[0]).all()):
+    residual = _torch_residual(kind, prediction, target, valid)
+    if residual is None:
         return None
-    centred = inside - inside.mean()
-    scale = (centred * (wanted - wanted.mean())).sum() / (centred**2).sum()
-    shift = wanted.mean() - scale * inside.mean()
-    residual = scale * prediction + shift - target
-    loss = (residual[valid] ** 2).sum() / (2 * count)
+    inside = residual[valid]
+    count = inside.numel()
+    errors = inside**2 if kind == "ssimse" else inside.abs()
+    if kind == "ssitrim":
+        errors = torch.sort(errors).values[: 4 * count // 5]
+    loss = errors.sum() / (2 * count)
     for k in range(scales):
         coarse, seen = residual[:: 2**k, :: 2**k], valid[:: 2**k, :: 2**k]
         for axis in (0, 1):
@@ -212,15 +240,22 @@ def _torch_ssimse_one(
     return loss
 
 
-def torch_ssimse(
-    prediction: Tensor, target: Tensor, mask: Tensor, alpha: float = 0.5, scales: int = 4
+def torch_loss(
+    kind: str,
+    prediction: Tensor,
+    target: Tensor,
+    mask: Tensor,
+    alpha: float = 0.5,
+    scales: int = 4,
 ) -> Tensor:
-    """Scale-and-shift-invariant MSE plus gradient matching, per image, then the mean.
+    """Scale-and-shift-invariant loss plus gradient matching, per image, then the mean.
 
-    Differentiable through the fitted scale and shift too. An image without valid pixels, or whose
-    prediction is constant on them, adds 0 to the sum and still counts in the mean.
+    Differentiable through the scales and shifts too. An image without valid pixels, or whose
+    prediction (but for ssimse: or target) is constant on them, adds 0 to the sum and still counts
+    in the mean.
 
     Args:
+        kind: ssimse, ssimae or ssitrim.
         prediction: [B, H, W] disparity, any float type; computed in float64.
         target: [B, H, W] disparity.
         mask: [B, H, W], bool or float, non-zero where the target is valid.
@@ -234,19 +269,37 @@ def torch_ssimse(
     prediction, target, valid = prediction.double(), target.double(), mask != 0
     # An empty sum keeps the graph, so that a wholly degenerate batch has the gradient 0.
     total = prediction[:0].sum()
-    for image in range(len(prediction)):
-        loss = _torch_ssimse_one(prediction[image], target[image], valid[image], alpha, scales)
+    for image in zip(prediction, target, valid, strict=True):
+        loss = _torch_loss_of_one(kind, *image, alpha, scales)
         if loss is not None:
             total = total + loss
     return total / len(prediction)
 
 
-def numpy_ssimse_terms(
-    prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, scales: int = 4
+torch_ssimse = functools.partial(torch_loss, "ssimse")
+
+
+def _numpy_residual(kind: str, values: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+    """Prediction minus target of the valid pixels once both are aligned, or None."""
+    if len(values) == 0 or values.min() == values.max():
+        return None
+    if kind == "ssimse":
+        design = np.stack([values, np.ones_like(values)], axis=1)
+        return design @ np.linalg.lstsq(design, wanted, rcond=None)[0] - wanted
+    if wanted.min() == wanted.max():
+        return None
+    centred = [each - np.median(each) for each in (values, wanted)]
+    ours, theirs = (each / np.mean(np.abs(each)) for each in centred)
+    return ours - theirs
+
+
+def numpy_loss_terms(
+    kind: str, prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, scales: int = 4
 ) -> tuple[float, float]:
-    """Both terms of the loss of one image, by plain loops and `numpy.linalg.lstsq`.
+    """Both terms of the loss of one image, by plain loops, `lstsq` and `median`.
 
     Args:
+        kind: ssimse, ssimae or ssitrim.
         prediction: [H, W] disparity.
         target: [H, W] disparity.
         mask: [H, W], non-zero where the target is valid.
@@ -259,15 +312,13 @@ def numpy_ssimse_terms(
     pixels = [(y, x) for y in range(height) for x in range(width) if mask[y, x]]
     values = np.array([prediction[pixel] for pixel in pixels], dtype=np.float64)
     wanted = np.array([target[pixel] for pixel in pixels], dtype=np.float64)
-    if len(pixels) == 0 or values.min() == values.max():
+    errors = _numpy_residual(kind, values, wanted)
+    if errors is None:
         return 0.0, 0.0
-    design = np.stack([values, np.ones_like(values)], axis=1)
-    (scale, shift), *_ = np.linalg.lstsq(design, wanted, rcond=None)
-    residual = {
-        pixel: scale * value + shift - goal
-        for pixel, value, goal in zip(pixels, values, wanted, strict=True)
-    }
-    data_term = sum(value**2 for value in residual.values()) / (2 * len(pixels))
+    residual = dict(zip(pixels, errors, strict=True))
+    costs = sorted(error**2 if kind == "ssimse" else abs(error) for error in errors)
+    counted = len(costs) * 8 // 10 if kind == "ssitrim" else len(costs)
+    data_term = sum(costs[:counted]) / (2 * len(pixels))
     gradient_term = 0.0
     for step in (2**k for k in range(scales)):
         for y in range(0, height, step):

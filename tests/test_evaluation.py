@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from src.data.benchmarks import BENCHMARKS, Benchmark
 from src.errors import UserError
 from src.evaluation import Options, evaluate, evaluate_all, plan_batches
+from src.predictor import Predictor
 from src.results import ResultFiles
 from src.summary import Row
 from tests import file_formats
@@ -238,6 +240,30 @@ def test_a_perfect_prediction_scores_0_on_all_six(tmp_path, weights):
     assert set(json.loads((tmp_path / "out/val.json").read_text()).values()) == {0}
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_real_network_scores_what_it_scores_in_pytorch(
+    tmp_path, exported, small_network, batch_size
+):
+    """Images of the network's own size, so that nothing is resized."""
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    shape = (64, 64)
+    images = [random_image(i, shape) // (i + 1) for i in range(3)]
+    depths = [stored_depth("Kitti", i, shape) for i in range(3)]
+    write_files("Kitti", tmp_path / "Kitti", {"a": list(zip(images, depths, strict=True))})
+    predictor = Predictor(exported.ckpt, small_network, mean, std)
+    options = Options(batch_size=batch_size)
+    benchmark = BENCHMARKS["Kitti"](tmp_path / "Kitti", 64)
+    run(tmp_path / "out", predictor, benchmark, options=options)
+    batch = np.stack([((image / 255 - mean) / std).transpose(2, 0, 1) for image in images])
+    with torch.no_grad():
+        predictions = exported.reference(torch.tensor(batch.astype(np.float32))).numpy()
+    rows = results_csv(tmp_path / "out")["Kitti"]
+    for row, prediction, depth in zip(rows, predictions, depths, strict=True):
+        expected = expected_errors(prediction, metres("Kitti", depth), 80)
+        for key in ("abs_rel", "rmse", "log10", "silog"):
+            assert float(row[key]) == pytest.approx(expected[key], rel=1e-4)
+
+
 def test_results_say_what_they_depend_on(tmp_path, weights):
     benchmarks, _ = open_six(tmp_path)
     details = run(tmp_path / "out", StandIn(weights), *benchmarks)
@@ -247,7 +273,6 @@ def test_results_say_what_they_depend_on(tmp_path, weights):
             "checkpoint": str(weights),
             "checkpoint_sha256": WEIGHTS_SHA256,
             "dataset": str(tmp_path / "Kitti"),
-            "dataset_images": len(SHAPES),
             "network_size": "64",
             "upsampling": "bilinear",
             "cap_m": 80.0,
@@ -350,7 +375,7 @@ def test_images_go_through_the_network_in_batches(tmp_path, weights):
 
 
 class Watching(StandIn):
-    """Waits in the network until a condition holds, at most ten seconds."""
+    """Waits in the network until a condition holds, at most ten seconds, and then no more."""
 
     def __init__(self, path: Path, condition) -> None:
         super().__init__(path)
@@ -359,7 +384,7 @@ class Watching(StandIn):
 
     def run(self, inputs, batch_size=1):
         end = time.monotonic() + 10
-        while not self.condition(self.inputs) and time.monotonic() < end:
+        while all(self.seen) and not self.condition(self.inputs) and time.monotonic() < end:
             time.sleep(0.002)
         self.seen.append(self.condition(self.inputs))
         return super().run(inputs, batch_size)
@@ -540,7 +565,6 @@ def test_another_checkpoint_or_setting_is_not_resumed(tmp_path, weights):
     attempts = {
         "checkpoint_sha256": (StandIn(other), MadeUp(MIXED), resume),
         "upsampling": (StandIn(weights), MadeUp(MIXED), replace(resume, upsampling="bicubic")),
-        "dataset_images": (StandIn(weights), MadeUp(MIXED[:-1]), resume),
         "network_size": (fixed, MadeUp(MIXED), resume),
     }
     before = contents(folder)
@@ -549,6 +573,13 @@ def test_another_checkpoint_or_setting_is_not_resumed(tmp_path, weights):
             run(folder, stand_in, benchmark, options=options)
         assert not stand_in.batches
         assert contents(folder) == before
+
+
+def test_a_data_set_that_has_grown_is_completed(tmp_path, weights, complete):
+    folder = tmp_path / "out"
+    for shapes in (MIXED[:4], MIXED):
+        run(folder, StandIn(weights, by_batch=True), MadeUp(shapes), options=Options(resume=True))
+    assert contents(folder) == complete(1)
 
 
 def test_another_batch_size_is_not_resumed(tmp_path, weights):
@@ -638,6 +669,9 @@ def test_a_truncated_image_is_skipped_and_listed(
     values = [float(row["abs_rel"]) for row in rows if not row["skipped"]]
     assert details["means"]["abs_rel"] == pytest.approx(np.mean(values), rel=1e-12)
     assert "b/0000000001" in (tmp_path / "out/val/report.html").read_text()
+    if stopped_first:
+        run(tmp_path / "again", StandIn(weights), benchmark, options=replace(options, resume=False))
+        assert contents(tmp_path / "again") == contents(tmp_path / "out")
 
 
 def test_a_header_that_is_damaged_is_found_before_any_work_or_skipped(

@@ -1,4 +1,4 @@
-"""The training loss against values worked by hand, NumPy least squares and PyTorch autograd."""
+"""The training losses against values worked by hand, NumPy least squares and PyTorch autograd."""
 
 from __future__ import annotations
 
@@ -7,17 +7,29 @@ import numpy as np
 import pytest
 import torch
 
-from src.loss import ScaleShiftInvariantLoss
-from tests.references import numpy_ssimse_terms, torch_ssimse
+from src.loss import ScaleShiftInvariantLoss, median, smallest
+from tests.references import numpy_loss_terms, torch_loss
 
 SHAPE = (3, 13, 18)  # odd and even sides: the coarser scales end on and before the last pixel
 ALPHA = 0.5
+KINDS = ("ssimse", "ssimae", "ssitrim")
+ROBUST = KINDS[1:]
+
+only_ssimse = pytest.mark.parametrize("kind", ["ssimse"], indirect=True)
+only_robust = pytest.mark.parametrize("kind", ROBUST, indirect=True)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def evaluate():
+def evaluate(kind):
     """Arrays [B, H, W] -> (total, data term, gradient term) and d total / d prediction."""
-    differentiate = ms.value_and_grad(ScaleShiftInvariantLoss(ALPHA), 0, has_aux=True)
+    # A robust loss takes no sign term: none of the values expected of it below has one.
+    loss = ScaleShiftInvariantLoss(ALPHA, sign_weight=0.0 if kind == "ssimse" else 9.0, kind=kind)
+    differentiate = ms.value_and_grad(loss, 0, has_aux=True)
 
     def run(prediction, target, mask):
         terms, slope = differentiate(*map(ms.Tensor, (prediction, target, mask)))
@@ -36,9 +48,9 @@ def draw(seed: int, valid_share: float = 1.0):
     return prediction, target, mask
 
 
-def torch_value_and_gradient(prediction, target, mask):
+def torch_value_and_gradient(kind, prediction, target, mask):
     variable = torch.tensor(prediction, requires_grad=True)
-    total = torch_ssimse(variable, torch.tensor(target), torch.tensor(mask), ALPHA)
+    total = torch_loss(kind, variable, torch.tensor(target), torch.tensor(mask), ALPHA)
     total.backward()
     return total.item(), variable.grad.numpy()
 
@@ -57,39 +69,91 @@ def test_a_row_of_three_pixels_worked_by_hand():
     assert values == pytest.approx([0.25 + 0.5 * 1.0, 0.25, 1.0], rel=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "data"), [("ssimae", 1.8 / 6), ("ssitrim", 0.9 / 6)])
+def test_an_odd_number_of_pixels_worked_by_hand(kind, data):
+    # d = 0 1 5: t = 1, s = (1 + 0 + 4) / 3 = 5/3, so -0.6 0 2.4; d* = 0 1 2: t = 1, s = 2/3, so
+    # -1.5 0 1.5. R = 0.9 0 0.9, of which floor(2.4) = 2 are 0 and 0.9. Gradient, scale 1:
+    # (0.9 + 0.9) / 3; scale 2 sees the first and the last pixel, which are equal.
+    row = ms.Tensor([[[0.0, 1.0, 5.0]]]), ms.Tensor([[[0.0, 1.0, 2.0]]]), ms.ops.ones((1, 1, 3))
+    values = [float(term) for term in ScaleShiftInvariantLoss(alpha=0.5, kind=kind)(*row)]
+    assert values == pytest.approx([data + 0.5 * 0.6, data, 0.6], rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "data"), [("ssimae", 1 / 2), ("ssitrim", 1 / 3)])
+def test_an_even_number_of_pixels_worked_by_hand(kind, data):
+    # The last pixel is not valid. d = 0 2 4 10: t = 3, s = (3 + 1 + 1 + 7) / 4 = 3, so
+    # -1 -1/3 1/3 7/3; d* = 0 1 0 1: t = s = 1/2, so -1 1 -1 1. R = 0 -4/3 4/3 4/3, of which
+    # floor(3.2) = 3 count: 4 / 8 and 8/3 / 8. Gradient, scale 1: (4/3 + 8/3 + 0) / 4; scale 2
+    # sees the first and the third pixel: 4/3 / 4; scale 3 the first and the invalid one.
+    prediction, target = ms.Tensor([[[0.0, 2, 4, 10, 99]]]), ms.Tensor([[[0.0, 1, 0, 1, -99]]])
+    mask = ms.Tensor([[[1.0, 1, 1, 1, 0]]])
+    terms = ScaleShiftInvariantLoss(alpha=0.5, kind=kind)(prediction, target, mask)
+    expected = [data + 0.5 * 4 / 3, data, 4 / 3]
+    assert [float(term) for term in terms] == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("valid_share", [1.0, 0.5, 0.1])
-def test_both_terms_are_those_of_numpy(evaluate, valid_share):
+def test_both_terms_are_those_of_numpy(evaluate, kind, valid_share):
     prediction, target, mask = draw(1, valid_share)
     (total, data, gradient), _ = evaluate(prediction, target, mask)
-    terms = [numpy_ssimse_terms(*image) for image in zip(prediction, target, mask, strict=True)]
+    images = zip(prediction, target, mask, strict=True)
+    terms = [numpy_loss_terms(kind, *image) for image in images]
     expected = np.mean(terms, axis=0)
     assert (data, gradient) == pytest.approx(tuple(expected), rel=1e-5)
     assert total == pytest.approx(expected[0] + ALPHA * expected[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("valid_share", [1.0, 0.5, 0.1])
-def test_value_and_gradient_are_those_of_autograd(evaluate, valid_share):
+def test_value_and_gradient_are_those_of_autograd(evaluate, kind, valid_share):
     batch = draw(2, valid_share)
     (total, *_), slope = evaluate(*batch)
-    expected_total, expected_slope = torch_value_and_gradient(*batch)
+    expected_total, expected_slope = torch_value_and_gradient(kind, *batch)
     assert total == pytest.approx(expected_total, rel=1e-5)
     assert_same_gradient(slope, expected_slope)
+
+
+@pytest.mark.parametrize("first", [2, 5, 8, 11])
+def test_any_number_of_valid_pixels_will_do(evaluate, kind, first):
+    prediction, target, mask = draw(first)
+    for image, count in enumerate(range(first, first + len(mask))):
+        mask[image].flat[count:] = 0
+    (total, *_), slope = evaluate(prediction, target, mask)
+    expected_total, expected_slope = torch_value_and_gradient(kind, prediction, target, mask)
+    assert total == pytest.approx(expected_total, rel=1e-5)
+    assert_same_gradient(slope, expected_slope)
+
+
+def test_an_image_of_the_usual_size_is_summed_well_enough(kind):
+    rng = np.random.default_rng(15)
+    target = np.add.accumulate(rng.random((1, 384, 384), np.float32), axis=1) / 384
+    prediction = 2 * target + rng.normal(size=target.shape).astype(np.float32) ** 3 + 5
+    batch = prediction, target, (rng.random(target.shape) < 0.8).astype(np.float32)
+    differentiate = ms.value_and_grad(ScaleShiftInvariantLoss(ALPHA, kind=kind), 0, has_aux=True)
+    (total, *_), slope = differentiate(*map(ms.Tensor, batch))
+    expected_total, expected_slope = torch_value_and_gradient(kind, *batch)
+    assert float(total) == pytest.approx(expected_total, rel=1e-5)
+    assert_same_gradient(slope.asnumpy(), expected_slope)
 
 
 def test_alpha_and_scales_are_used():
     batch = draw(3, 0.7)
     total, *_ = ScaleShiftInvariantLoss(alpha=0.3, scales=2)(*map(ms.Tensor, batch))
-    expected = torch_ssimse(*map(torch.tensor, batch), alpha=0.3, scales=2)
+    expected = torch_loss("ssimse", *map(torch.tensor, batch), alpha=0.3, scales=2)
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_float16_is_computed_in_float32(evaluate):
+def test_a_kind_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="'mse'"):
+        ScaleShiftInvariantLoss(kind="mse")
+
+
+def test_float16_is_computed_in_float32(evaluate, kind):
     prediction, target, mask = draw(4, 0.6)
     # Summed in float16, squares of this size overflow.
     prediction = (100 * prediction).astype(np.float16)
     (total, *_), slope = evaluate(prediction, target.astype(np.float16), mask)
     expected_total, expected_slope = torch_value_and_gradient(
-        prediction.astype(np.float32), target.astype(np.float16).astype(np.float32), mask
+        kind, prediction.astype(np.float32), target.astype(np.float16).astype(np.float32), mask
     )
     assert total == pytest.approx(expected_total, rel=1e-5)
     assert slope.dtype == np.float16
@@ -98,9 +162,38 @@ def test_float16_is_computed_in_float32(evaluate):
 
 @pytest.mark.parametrize(
     ("scale", "shift"),
-    [(1e-6, 0.0), (1e4, 0.0), (1e4, -3e4), (1.0, 300.0), (-1.0, 0.0), (-50.0, 2e3)],
+    [(1e-12, 0.0), (1e-6, 0.0), (1e4, 0.0), (1e4, -3e4), (1.0, 300.0), (1e12, 0.0)],
 )
 def test_scale_and_shift_of_the_prediction_do_not_matter(evaluate, scale, shift):
+    assert_blind_to(evaluate, scale, shift)
+
+
+@only_ssimse
+@pytest.mark.parametrize(("scale", "shift"), [(-1.0, 0.0), (-50.0, 2e3)])
+def test_ssimse_alone_cannot_tell_a_prediction_upside_down(evaluate, scale, shift):
+    assert_blind_to(evaluate, scale, shift)
+
+
+@only_robust
+def test_a_robust_loss_can_tell_a_prediction_upside_down(evaluate):
+    prediction, target, mask = draw(5, 0.6)
+    (total, *_), _ = evaluate(prediction, target, mask)
+    (upside_down, data, gradient), _ = evaluate(-prediction, target, mask)
+    assert upside_down > 1.3 * total
+    assert upside_down == pytest.approx(data + ALPHA * gradient, rel=1e-6)  # no sign term
+
+
+@only_robust
+@pytest.mark.parametrize(("scale", "shift"), [(1e-6, 0.0), (2.5, -1.0), (1e4, 3e4)])
+def test_scale_and_shift_of_the_target_do_not_matter_to_a_robust_loss(evaluate, scale, shift):
+    prediction, target, mask = draw(5, 0.6)
+    (expected, *_), slope = evaluate(prediction, target, mask)
+    (total, *_), moved_slope = evaluate(prediction, np.float32(scale * target + shift), mask)
+    assert total == pytest.approx(expected, rel=1e-4)
+    assert_same_gradient(moved_slope, slope, share=1e-3)
+
+
+def assert_blind_to(evaluate, scale, shift):
     prediction, target, mask = draw(5, 0.6)
     (expected, *_), slope = evaluate(prediction, target, mask)
     moved = (scale * prediction.astype(np.float64) + shift).astype(np.float32)
@@ -112,7 +205,7 @@ def test_scale_and_shift_of_the_prediction_do_not_matter(evaluate, scale, shift)
 def test_a_perfect_prediction_costs_nothing(evaluate):
     _, target, mask = draw(6, 0.6)
     (total, *_), slope = evaluate(2 * target + 1, target, mask)
-    assert total == pytest.approx(0, abs=1e-6)
+    assert total == pytest.approx(0, abs=5e-6)
     assert np.isfinite(slope).all()
 
 
@@ -159,19 +252,38 @@ def _constant_where_valid(prediction, target, mask):
     prediction[1] = np.where(mask[1] > 0, 0.3, prediction[1])
 
 
+def _subnormal_prediction(prediction, target, mask):
+    prediction[1] *= 1e-41
+
+
+def _constant_target(prediction, target, mask):
+    target[1] = 0.7
+
+
 DEGENERATE = (
     *(_empty_mask, _one_valid_pixel, _zero_prediction, _constant_prediction),
     *(_large_constant_prediction, _constant_but_for_rounding, _constant_where_valid),
+    _subnormal_prediction,
 )
 
 
 @pytest.mark.parametrize("spoil", DEGENERATE)
-def test_a_degenerate_image_adds_nothing_and_leaves_the_others_alone(evaluate, spoil):
+def test_a_degenerate_image_adds_nothing_and_leaves_the_others_alone(evaluate, kind, spoil):
+    assert_adds_nothing(evaluate, kind, spoil)
+
+
+@only_robust
+def test_a_robust_loss_cannot_compare_with_a_constant_target(evaluate, kind):
+    assert_adds_nothing(evaluate, kind, _constant_target)
+
+
+def assert_adds_nothing(evaluate, kind, spoil):
+    """The second image, once spoilt, has no part in the loss."""
     batch = draw(8, 0.6)
     spoil(*batch)
     (total, *_), slope = evaluate(*batch)
     others = tuple(array[[0, 2]] for array in batch)
-    expected_total, expected_slope = torch_value_and_gradient(*others)
+    expected_total, expected_slope = torch_value_and_gradient(kind, *others)
     assert total == pytest.approx(expected_total * 2 / 3, rel=1e-5)  # it counts in the mean
     np.testing.assert_array_equal(slope[1], 0)
     assert_same_gradient(slope[[0, 2]], expected_slope * 2 / 3)
@@ -193,11 +305,12 @@ def test_a_scale_that_sees_one_row_or_column_adds_nothing_there(shape):
     prediction, target = rng.random((2, *shape), np.float32)
     mask = np.ones(shape, np.float32)
     _, *terms = ScaleShiftInvariantLoss(scales=5)(*map(ms.Tensor, (prediction, target, mask)))
-    expected = numpy_ssimse_terms(prediction[0], target[0], mask[0], scales=5)
+    expected = numpy_loss_terms("ssimse", prediction[0], target[0], mask[0], scales=5)
     assert [float(term) for term in terms] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_constant_target_is_no_degenerate_case(evaluate):
+@only_ssimse
+def test_a_constant_target_is_no_degenerate_case_of_ssimse(evaluate):
     prediction, target, mask = draw(10, 0.6)
     target[:] = 0.4
     (total, *_), slope = evaluate(prediction, target, mask)
@@ -209,8 +322,8 @@ def test_a_constant_target_is_no_degenerate_case(evaluate):
 def test_a_broken_prediction_is_not_hidden(evaluate, value):
     prediction, target, mask = draw(11)
     prediction[1, 2, 3] = value
-    (total, *_), _ = evaluate(prediction, target, mask)
-    assert not np.isfinite(total)
+    (total, data, _), _ = evaluate(prediction, target, mask)
+    assert not np.isfinite([total, data]).any()
 
 
 def torch_correlation_penalty(prediction, target, mask):
@@ -235,12 +348,13 @@ def test_a_prediction_upside_down_costs_its_correlation():
     others = torch.tensor(target.astype(np.float64)), torch.tensor(mask)
     penalty = torch_correlation_penalty(variable, *others)
     assert penalty > 0.1
-    total = torch_ssimse(variable, *others, ALPHA) + weight * penalty
+    total = torch_loss("ssimse", variable, *others, ALPHA) + weight * penalty
     total.backward()
     assert float(terms[0]) == pytest.approx(total.item(), rel=1e-5)
     assert_same_gradient(slope.asnumpy(), variable.grad.numpy())
 
 
+@only_ssimse
 def test_larger_is_closer_costs_nothing_more(evaluate):
     arrays = draw(9)
     (total, _, _), slope = evaluate(*arrays)
@@ -261,3 +375,85 @@ def test_degenerate_images_have_no_sign():
     (total, _, _), slope = differentiate(*map(ms.Tensor, (-prediction, target, mask)))
     assert float(total) == pytest.approx(0, abs=1e-6)
     assert np.isfinite(slope.asnumpy()).all()
+
+
+# --- Medians and trims ----------------------------------------------------------------------------
+
+
+def as_image(values) -> ms.Tensor:
+    return ms.Tensor(np.asarray(values, np.float32).reshape(1, 1, -1))
+
+
+def _values(name: str, rng: np.random.Generator, count: int) -> np.ndarray:
+    normal = rng.normal(size=count)
+    return {
+        "normal": normal,
+        "far from zero": 1e4 + normal,
+        "many magnitudes": np.exp(12 * normal),
+        "an outlier": np.where(np.arange(count) == 3, 1e30, 1e24 * normal),
+        "few different": np.round(normal),
+        "mostly zero": np.maximum(normal - 0.3, 0),
+        "all equal": np.full(count, -0.1),
+    }[name].astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [300, 301])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("normal", "far from zero", "many magnitudes", "an outlier"),
+        *("few different", "mostly zero", "all equal"),
+    ],
+)
+def test_the_median_is_that_of_numpy(name, count):
+    rng = np.random.default_rng(16)
+    values = _values(name, rng, 400)
+    mask = rng.permutation(np.arange(400) < count).astype(np.float32)
+    expected = np.median(values[mask > 0].astype(np.float64))
+    found = median(as_image(values), as_image(mask), ms.Tensor([float(count)]))
+    assert float(found[0]) == pytest.approx(expected, rel=1e-7, abs=np.ptp(values) * 2.0**-36)
+
+
+@pytest.fixture(scope="module")
+def slope_of_median():
+    return ms.grad(median)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3, 1, 2], [0, 0, 1]),
+        ([4, 1, 2, 3], [0, 0, 1 / 2, 1 / 2]),
+        ([5, 2, 2, 2, 9], [0, 1 / 3, 1 / 3, 1 / 3, 0]),
+        ([1, 1, 3, 8], [1 / 4, 1 / 4, 1 / 2, 0]),
+        ([1, 4, 4, 4], [0, 1 / 3, 1 / 3, 1 / 3]),
+        ([7], [1]),
+    ],
+)
+def test_the_gradient_of_the_median_goes_to_the_middle_in_equal_parts(
+    slope_of_median, values, expected
+):
+    hidden = [2] * (6 - len(values))
+    mask = [1] * len(values) + [0] * len(hidden)
+    slope = slope_of_median(
+        as_image(values + hidden), as_image(mask), ms.Tensor([float(len(values))])
+    )
+    np.testing.assert_allclose(slope.asnumpy().ravel(), [*expected, *np.zeros(len(hidden))])
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, [0, 0, 0, 0, 0, 0]),
+        (1, [0, 0, 0, 0, 1, 0]),
+        (2, [0, 1 / 3, 1 / 3, 0, 1, 1 / 3]),
+        (3, [0, 2 / 3, 2 / 3, 0, 1, 2 / 3]),
+        (4, [0, 1, 1, 0, 1, 1]),
+        (5, [0, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_equal_values_share_what_is_left_of_the_smallest(count, expected):
+    """The first value is the smallest of all, but not valid."""
+    values, mask = as_image([-1, 2, 2, 7, 0, 2]), as_image([0, 1, 1, 1, 1, 1])
+    weights = smallest(values, mask, ms.Tensor([float(count)]))
+    np.testing.assert_allclose(weights.asnumpy().ravel(), expected, rtol=1e-6)

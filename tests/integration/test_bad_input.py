@@ -82,7 +82,8 @@ def place(tmp_path, small_network) -> Path:
 
 def run(place: Path, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, REPOSITORY / program, "--config_path", "small.yaml", *arguments]
-    environment = {key: value for key, value in os.environ.items() if key != "GLOG_v"}
+    not_ours = ("GLOG_v", "MS_ROLE")
+    environment = {key: value for key, value in os.environ.items() if key not in not_ours}
     return subprocess.run(
         [str(part) for part in command],
         cwd=place,
@@ -148,6 +149,16 @@ TRAIN = ("midas_train.py", "--run_path", "runs")
             id="missing dataset",
         ),
         pytest.param(("midas_export.py",), ["model_weights"], id="nothing to export"),
+        pytest.param(
+            ("midas_eval.py", "--ann_file", "results"),
+            ["ann_file", "results", ".json"],
+            id="ann_file without .json",
+        ),
+        pytest.param((*EVAL, "--on_error", "ignore"), ["on_error", "stop", "skip"], id="on_error"),
+        pytest.param((*EVAL, "--upsampling", "cubic"), ["upsampling", "bicubic"], id="upsampling"),
+        pytest.param((*EVAL, "--eval_batch_size", "0"), ["eval_batch_size"], id="no batch"),
+        pytest.param((*EVAL, "--data_name", "Kiti"), ["data_name", "Kiti", "Kitti"], id="no name"),
+        pytest.param((*EVAL, "--run_distribute", "True"), ["run_distribute", "msrun"], id="alone"),
     ],
 )
 def test_what_is_wrong_from_the_start(place, arguments, parts):
@@ -209,6 +220,14 @@ def test_an_ann_file_that_is_something_else(place):
     assert snapshot(place) == before
 
 
+def test_details_of_an_evaluation_that_are_something_else(place):
+    put(place / "val/results.json", b'["mine"]')
+    before = snapshot(place)
+    done = run(place, *EVAL, "--data_name", "Kitti")
+    assert_one_line(done, "ann_file", "val/results.json")
+    assert snapshot(place) == before
+
+
 # --- Found on the way: the log of the work, then one line -----------------------------------------
 
 
@@ -229,7 +248,14 @@ def test_depth_in_another_encoding(place, weights, data_name, file):
     assert_last_line(done, path)
     after = snapshot(place)
     assert str(path) in after.pop("val.log").decode()  # the log says why the evaluation stopped
-    assert after == before
+    # What --resume True needs is kept apart from results; here it is no image.
+    kept = {name for name in after if name == "val" or name.startswith("val/partial")}
+    assert kept == {
+        *("val", "val/partial"),
+        *(f"val/partial/{data_name}{end}" for end in (".json", "-0.csv")),
+    }
+    assert after[f"val/partial/{data_name}-0.csv"] == b""
+    assert {name: after[name] for name in after.keys() - kept} == before
 
 
 def test_a_truncated_training_file(place):
