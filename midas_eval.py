@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.errors import run_program
+from src.errors import UserError, run_program
 
 
 def main() -> None:
@@ -32,12 +32,14 @@ def main() -> None:
         ranks=ranks,
     )
     files = ResultFiles(Path(config.ann_file))  # an unfit one is found before the work, not after
+    problems: list[str] = []
     benchmarks = open_benchmarks(
         config.data_name,
         config.train_data_dir,
         config.benchmark_paths(),
         config.eval_size,
         {"Sintel": {"occluded": config.sintel_occluded}},
+        problems if options.skip_damaged else None,
     )
     predictor = Predictor(
         config.file("ckpt_path"), config.network(), config.nm_img_mean, config.nm_img_std
@@ -50,6 +52,8 @@ def main() -> None:
             summary = table(results, size, config.upsampling)
             note(f"results of {config.ckpt_path}, in {files.ann_file}\n{summary}")
             print(f"{summary}\nresults: {files.ann_file}, details: {files.folder}/report.html")
+        if problems:
+            raise UserError("; ".join(problems))
 
 
 if __name__ == "__main__":

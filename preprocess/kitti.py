@@ -261,6 +261,9 @@ def main() -> None:
     frames = read_split(arguments.split)
     sources = find_sources(frames, raw, depth, arguments.intersect)
     output = arguments.output.resolve()
+    for folder in (raw, depth):
+        if output.is_relative_to(folder.resolve()):
+            raise UserError(f"--output: {output} is inside of the download {folder}")
     written = lay_out(sources, output, arguments.copy)
     left_out = f", {len(frames) - len(sources)} without ground truth left out"
     print(

@@ -261,7 +261,7 @@ run_apt() {
 
 modules_of() {
     case "$1" in
-        core) echo mindspore numpy cv2 scipy h5py yaml PIL tqdm matplotlib pydantic jinja2 src.config ;;
+        core) echo mindspore numpy cv2 scipy h5py yaml PIL tqdm matplotlib pydantic jinja2 safetensors src.config ;;
         demo) echo mitsuba skimage ;;
         convert) echo torch ;;
         dev) echo pytest hypothesis ruff playwright ;;

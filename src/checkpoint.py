@@ -11,15 +11,26 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from google.protobuf.message import DecodeError
 from mindspore import nn
+from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from src.errors import UserError
 from src.midas_net import MidasNet
+from src.runtime import mindspore_log_off
+from src.utils.weight_files import container_of
 
 BACKBONE = "backbone."  # what the names of a MidasNet's backbone start with
 DECODER = "decoder."
 TORCH_SUFFIXES = (".pt", ".pth", ".safetensors")
+# What MindSpore's checkpoint format calls the types that NumPy has.
+_DTYPES = {
+    **{name.capitalize(): name for name in ("float16", "float32", "float64", "bool")},
+    **{name.capitalize(): name for name in ("int8", "int16", "int32", "int64")},
+    **{f"UInt{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
 _LISTED = 3  # names in a message before "and N more"
+_LONGEST = 120  # characters of a name
 
 Shape = tuple[int, ...]
 
@@ -54,7 +65,7 @@ def save(network: nn.Cell, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with whole_file(path) as temporary:
+    with whole_file(path) as temporary, mindspore_log_off():
         ms.save_checkpoint(network, str(temporary))
 
 
@@ -62,7 +73,8 @@ def save_values(values: Mapping[str, np.ndarray], path: Path) -> None:
     """Write parameters by name, as `save` does."""
     with whole_file(path) as temporary:
         content = [{"name": name, "data": ms.Tensor(value)} for name, value in values.items()]
-        ms.save_checkpoint(content, str(temporary))
+        with mindspore_log_off():
+            ms.save_checkpoint(content, str(temporary))
 
 
 def load_initial(network: MidasNet, path: str | Path) -> str:
@@ -101,17 +113,39 @@ def read(path: str | Path) -> dict[str, ms.Parameter]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file; expected a .ckpt")
-    if path.suffix in TORCH_SUFFIXES:
+    if container_of(path) != "other":
         raise UserError(
             f"{path}: weights of PyTorch; convert them: python src/utils/pth2ckpt.py {path}"
         )
+    damaged = UserError(
+        f"{path}: not a MindSpore checkpoint, or damaged; expected a .ckpt that training wrote"
+    )
+    # MindSpore's own reader crashes on sizes that do not fit.
+    content = Checkpoint()
     try:
-        content = ms.load_checkpoint(str(path))
-    except (ValueError, RuntimeError, TypeError):
-        raise UserError(
-            f"{path}: not a MindSpore checkpoint, or damaged; expected a .ckpt that training wrote"
-        ) from None
-    return {name: value for name, value in content.items() if isinstance(value, ms.Parameter)}
+        content.ParseFromString(path.read_bytes())
+        values = _arrays(content)
+    except (DecodeError, OSError, ValueError, KeyError, UnicodeDecodeError):
+        raise damaged from None
+    if not values:
+        raise damaged
+    return {name: ms.Parameter(ms.Tensor(value), name=name) for name, value in values.items()}
+
+
+def _arrays(content: Checkpoint) -> dict[str, np.ndarray]:
+    """The values of a checkpoint; large ones are stored in pieces of one name."""
+    entries: dict[str, tuple[Shape, np.dtype, list[bytes]]] = {}
+    for value in content.value:
+        tensor = value.tensor
+        shape = () if tuple(tensor.dims) == (0,) else tuple(tensor.dims)
+        dtype = np.dtype(_DTYPES[tensor.tensor_type])
+        entries.setdefault(value.tag, (shape, dtype, []))[2].append(tensor.tensor_content)
+    return {
+        name: np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), dtype).reshape(
+            shape
+        )
+        for name, (shape, dtype, pieces) in entries.items()
+    }
 
 
 def is_backbone(names: Iterable[str]) -> bool:
@@ -133,6 +167,9 @@ def require_match(
             "network pads its max-pool on two sides only and adds unrectified inputs: its weights "
             "are wrong for this one; convert the PyTorch weights with src/utils/pth2ckpt.py"
         )
+    for name, parameter in parameters.items():
+        if parameter.dtype != ms.float32:
+            raise UserError(f"{path}: {name} is {parameter.dtype}, expected float32")
     found = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     if problem := mismatch(expected, found):
         raise UserError(f"{path}: does not fit this network: {problem}{_advice(path, parameters)}")
@@ -152,7 +189,9 @@ def mismatch(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
 
 
 def some(label: str, items: Sequence[str]) -> str:
-    """The label and the first items; empty if there is none."""
+    """The label and the first items, cut where they are long; empty if there is none."""
+    items = [item if len(item) <= _LONGEST else f"{item[:_LONGEST]}..." for item in items]
+    items = [item if item.isprintable() else repr(item) for item in items]
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return label + ", ".join(items[:_LISTED]) + more if items else ""
 
@@ -172,9 +211,9 @@ def _advice(path: str | Path, parameters: Mapping[str, ms.Parameter]) -> str:
     shape = _network_of(parameters)
     if shape is None:
         return ""
-    run_config = Path(path).absolute().parent.parent / "config.yaml"
-    if run_config.is_file():
-        return f"; use --config_path {run_config}"
+    run = Path(path).absolute().parent.parent
+    if (run / "config.yaml").is_file() and (run / "train.log").is_file():
+        return f"; use --config_path {run / 'config.yaml'}"
     return "; use --config_path with the config.yaml of its run; it holds " + " ".join(
         f"--{key} {value}" for key, value in shape.items()
     )

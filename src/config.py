@@ -44,7 +44,7 @@ def _single_folder_name(value: str) -> str:
 
 
 def _json_file(value: str) -> str:
-    if not value.endswith(".json"):
+    if Path(value).suffix != ".json":
         raise ValueError("should end in .json; its log and details are written beside it")
     return value
 

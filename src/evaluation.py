@@ -12,7 +12,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from src.predictor import Predictor
 from src.report import write_report
 from src.results import ResultFiles
 from src.runlog import progress_bar
-from src.summary import Result, Row, summarise
+from src.summary import NothingCountsError, Result, Row, summarise
 
 LOG = logging.getLogger("midas")
 T = TypeVar("T")
@@ -86,24 +86,51 @@ def evaluate_all(
     Raises:
         UserError: as in `evaluate`, or what is to be resumed had other settings.
     """
+    with files.locked() if options.rank == 0 else nullcontext():
+        return _evaluate_all(predictor, benchmarks, files, options, barrier)
+
+
+def _evaluate_all(
+    predictor: Predictor,
+    benchmarks: Sequence[Benchmark],
+    files: ResultFiles,
+    options: Options,
+    barrier: Callable[[], None],
+) -> list[Result]:
     if options.rank == 0:
         weights = {"checkpoint": str(predictor.path), "checkpoint_sha256": _sha256(predictor.path)}
         for benchmark in benchmarks:
             settings = weights | describe(predictor, benchmark, options)
             files.prepare(benchmark.name, settings, len(benchmark), options.resume)
     barrier()  # from here on, all processes see the same files
+    problems = []
     for benchmark in benchmarks:
-        if files.is_open(benchmark.name):
-            _evaluate_one(predictor, benchmark, files, options)
+        try:
+            if files.is_open(benchmark.name):
+                _evaluate_one(predictor, benchmark, files, options)
+        except NothingCountsError as error:
+            LOG.error("%s", error)
+            problems.append(str(error))
+            continue
         if options.rank == 0:
-            write_report(files.folder)
+            _write_report(files.folder)
+    if problems:
+        raise UserError("; ".join(problems))
     return [files.result(benchmark.name) for benchmark in benchmarks] if options.rank == 0 else []
+
+
+def _write_report(folder: Path) -> None:
+    """The page, unless files of another benchmark's earlier evaluation are gone or damaged."""
+    try:
+        write_report(folder)
+    except UserError as error:
+        LOG.warning("no report.html: %s", error)
 
 
 def describe(predictor: Predictor, benchmark: Benchmark, options: Options) -> dict[str, Any]:
     """What the errors depend on besides the weights, for results.json."""
     return {
-        "dataset": str(benchmark.root),
+        "dataset": str(benchmark.root.resolve()),
         "network_size": predictor.fixed_size_text or str(benchmark.resize.width),
         "normalisation": f"mean {_words(predictor.mean)}, std {_words(predictor.std)}",
         "batch_size": options.batch_size,

@@ -12,9 +12,8 @@ KINDS = ("ssimse", "ssimae", "ssitrim")
 CONSTANT_SHARE = 1e-5
 TINY = 1e-18  # of a deviation: its square is still an ordinary float32
 KEPT_SHARE = 0.8  # of the residuals, by ssitrim; just above 4/5 in float32, so 80 % of 5 are 4
-# Ends within 2^-36 of the range of the values, or at one float32. With M pixels the range is at most
-# 2M mean absolute deviations, so that a median is good to 1e-5 of them up to 384x384 pixels even
-# if one outlier makes all the range.
+# Ends at one float32, or within 2^-36 of the range of the values. M pixels have at most M mean
+# absolute deviations as their range: a median of 384x384 is good to 2e-6 of them at the worst.
 BISECTIONS = 36
 LOWEST = -3e38
 

@@ -11,6 +11,7 @@ import numpy as np
 from src import metrics, visualize
 from src.data.benchmarks import Benchmark, DepthSample, Sample
 from src.data.transforms import Upsampling
+from src.errors import UserError
 from src.image_io import write_image
 from src.predictor import Predictor
 from src.summary import Row
@@ -36,9 +37,10 @@ def write_panels(
     Returns:
         What results.json says of them.
     """
-    (folder / FOLDER).mkdir(exist_ok=True)
-    for picture in (folder / FOLDER).glob(f"{benchmark.name}-*.jpg"):  # of an earlier evaluation
-        picture.unlink()
+    try:
+        (folder / FOLDER).mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder / FOLDER}: no folder for pictures ({error.strerror})") from None
     entries = []
     for which, index in choose(rows, benchmark.metric).items():
         pictures = []

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from src import checkpoint
+from src import checkpoint, runtime
 from src.data import transforms
 from src.data.transforms import ResizeRule, Upsampling
 from src.errors import UserError
@@ -60,10 +60,10 @@ class Predictor:
 
     @property
     def fixed_size_text(self) -> str:
-        """The one size that a .mindir takes, in words; empty for a .ckpt."""
+        """The one size that a .mindir takes, width x height; empty for a .ckpt."""
         if self.fixed_size is None:
             return ""
-        return f"{self.fixed_size[1]}x{self.fixed_size[0]}, fixed by the MINDIR,"
+        return f"{self.fixed_size[1]}x{self.fixed_size[0]}"
 
     def predict(
         self,
@@ -123,13 +123,17 @@ class Predictor:
             return np.concatenate(outputs)
         missing = batch_size - len(inputs)
         batch = np.stack([*inputs, *(inputs[-1] for _ in range(missing))])
-        if batch.shape not in self._seen:
+        is_new = batch.shape not in self._seen
+        if is_new:
             self._seen.add(batch.shape)
             batches = f", {batch_size} at a time" if batch_size > 1 else ""
             LOG.info(
                 "compiling the network for %dx%d images%s (once)", *batch.shape[:1:-1], batches
             )
-        return self._run(batch)[: len(inputs)]
+        outputs = self._run(batch)[: len(inputs)]
+        if is_new:
+            runtime.restore_interrupt()
+        return outputs
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
         prediction = self.network(ms.Tensor(batch)).asnumpy()

@@ -160,7 +160,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: a file is missing, damaged, or does not fit the others.
     """
-    results = _read_results(folder / "results.json")
+    results = read_results(folder / "results.json")
     errors = _read_errors(folder / "results.csv", results)
     common = _common_settings(results)
     page = (
@@ -174,11 +174,7 @@ def write_report(folder: Path) -> Path:
             settings=_settings_view(common),
             notes=list(_notes(results, common)),
             published={"Mixed training sets": MIXED, "ReDWeb alone": REDWEB},
-            measures={
-                key: MEASURES[key]
-                for key in MEASURES
-                if any(key in result.means for result in results.values())
-            },
+            measures=_measures(results),
             size=(histogram.WIDTH, histogram.HEIGHT),
             frame=(histogram.LEFT, histogram.RIGHT, histogram.TOP, histogram.BOTTOM),
             scales=_scales(),
@@ -208,8 +204,12 @@ def _environment() -> Environment:
     )
 
 
-def _read_results(path: Path) -> Results:
-    """results.json, the benchmarks in the order of the published tables."""
+def read_results(path: Path) -> Results:
+    """results.json, the benchmarks in the order of the published tables.
+
+    Raises:
+        UserError: missing or damaged.
+    """
     try:
         results = TypeAdapter(Results).validate_python(json.loads(path.read_bytes()))
     except FileNotFoundError:
@@ -361,6 +361,7 @@ def _panel_view(folder: Path, name: str, measure: Measure, panel: PanelRow) -> d
                 **_embed(folder / picture.file),
             }
             for picture in panel.pictures
+            if (folder / picture.file).is_file()  # they may be removed to save space
         ],
     }
 

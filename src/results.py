@@ -14,21 +14,26 @@ one process puts them in the benchmark's order: the results do not depend on how
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
 from src.image_io import write_bytes
 from src.metrics import DEPTH_COLUMNS, ORDINAL_COLUMNS
+from src.report import read_results
 from src.summary import Result, Row
 
 ERRORS = (*DEPTH_COLUMNS, *ORDINAL_COLUMNS)
 COLUMNS = ("benchmark", "id", "height", "width", "skipped", *ERRORS)
-_PLACES = {"checkpoint", "dataset"}  # settings that may change: the same files elsewhere
+_PLACES = {"checkpoint"}  # settings that may change: its content is compared
+_LOCK = ".lock"
 _POLL_SECONDS = 0.2
 
 
@@ -52,7 +57,17 @@ class ResultFiles:
             raise UserError(f"ann_file: {self.folder} is a file, expected a folder for the details")
         _read_json(ann_file, "no result of an evaluation", _is_number)
         self.details = _read_json(self.folder / "results.json", "no results.json", _is_result)
+        if self.details:
+            read_results(self.folder / "results.json")
         self._read_csv()
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not self._is_ours():
+            raise UserError(
+                f"ann_file: the details would go to {self.folder}, which holds other files; choose "
+                "another name"
+            )
+
+    def _is_ours(self) -> bool:
+        return any((self.folder / name).exists() for name in ("results.json", "partial", _LOCK))
 
     # --- while a benchmark is evaluated -----------------------------------------------------------
 
@@ -72,16 +87,44 @@ class ResultFiles:
                 _require_same(self.settings(name), settings)
             elif name in self.details:
                 _require_same(self.details[name]["settings"], settings)
-                if self.details[name]["images"] + len(self.details[name]["skipped"]) == images:
+                if self.details[name]["images"] == images:
                     return
+                self._reopen(name)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
-            for file in self.partial.glob(f"{name}-*"):
-                if not resume or file.suffix == ".done":
+            for file in (*self.partial.glob(f"{name}-*"), *self.folder.rglob(".*.tmp")):
+                if not resume or file.suffix != ".csv":
                     file.unlink()
         except OSError as error:
             raise UserError(f"{self.partial}: cannot be written ({error.strerror})") from None
         write_bytes(self._record(name), f"{json.dumps(settings)}\n".encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other evaluations out of these files.
+
+        Raises:
+            UserError: one is at work there.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+            file = (self.folder / _LOCK).open("w")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"ann_file: another evaluation writes to {self.folder}; wait, or choose another"
+                ) from None
+            yield
+
+    def _reopen(self, name: str) -> None:
+        """Take the good rows of a complete benchmark as the beginning of another try."""
+        rows = [row for row in self._read_csv() if row[0] == name and not row[4]]
+        self.partial.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.partial / f"{name}-earlier.csv", _csv_bytes(rows))
 
     def is_open(self, name: str) -> bool:
         """Whether a benchmark is being evaluated."""
@@ -89,7 +132,10 @@ class ResultFiles:
 
     def settings(self, name: str) -> dict[str, Any]:
         """What the errors of the open benchmark depend on."""
-        return json.loads(self._record(name).read_text())
+        try:
+            return dict(json.loads(self._record(name).read_text()))
+        except (OSError, ValueError, TypeError):
+            raise self._damaged(self._record(name)) from None
 
     def _record(self, name: str) -> Path:
         return self.partial / f"{name}.json"
@@ -98,10 +144,17 @@ class ResultFiles:
         """The rows that there are of a benchmark so far, by id; good ones before skipped ones."""
         rows: dict[str, Row] = {}
         for file in sorted(self.partial.glob(f"{name}-*.csv")):
-            for row in _read_rows(file.read_bytes()):
+            try:
+                found = list(_read_rows(file.read_bytes()))
+            except (OSError, ValueError, csv.Error):
+                raise self._damaged(file) from None
+            for row in found:
                 if row.id not in rows or not row.skipped:  # a skipped image may have been mended
                     rows[row.id] = row
         return rows
+
+    def _damaged(self, path: Path) -> UserError:
+        return UserError(f"{path}: damaged; start anew, without --resume True")
 
     def append(self, name: str, rank: int) -> RowWriter:
         """Where this process adds its rows, a context."""
@@ -256,9 +309,8 @@ def _read_json(path: Path, problem: str, is_valid: Any) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_result(value: object) -> bool:
-    keys = {"metric", "error", "images", "means", "settings", "skipped", "panels"}
-    return isinstance(value, dict) and keys <= value.keys()
+    return isinstance(value, dict)

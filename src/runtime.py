@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import platform
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def start(
         ms.log._get_logger().setLevel(logging.ERROR)
     _check_launch(run_distribute)
     try:
-        with _mindspore_log_off():
+        with mindspore_log_off():
             _choose_device(device_target, None if run_distribute else device_id)
     except Exception as error:
         raise UserError(
@@ -47,6 +49,15 @@ def start(
     if run_distribute:
         _join()
     ms.set_seed(seed)
+
+
+def restore_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, after a graph was compiled.
+
+    MindSpore then puts a handler in place that ends the process without a word.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -73,7 +84,7 @@ def _check_launch(run_distribute: bool) -> None:
 def _join() -> None:
     """Join the other processes; their scheduler stays in here until all are done."""
     try:
-        with _mindspore_log_off():
+        with mindspore_log_off():
             communication.init()
     except Exception as error:
         raise UserError(
@@ -93,8 +104,8 @@ def _choose_device(device_target: str, device_id: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _mindspore_log_off() -> Iterator[None]:
-    """Keep MindSpore from logging pages about a device before it raises.
+def mindspore_log_off() -> Iterator[None]:
+    """Keep MindSpore from logging, sometimes pages, before it raises.
 
     Its own switch, the environment variable GLOG_v, turns the log on.
     """

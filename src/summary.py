@@ -65,6 +65,10 @@ class Result:
         return self.means[self.metric]
 
 
+class NothingCountsError(UserError):
+    """All images of a benchmark were skipped."""
+
+
 def summarise(
     name: str, metric: str, rows: Sequence[Row], settings: Mapping[str, Any], source: object
 ) -> Result:
@@ -74,11 +78,11 @@ def summarise(
         source: where the images are, for the message.
 
     Raises:
-        UserError: no image counts.
+        NothingCountsError: all were skipped.
     """
     counted = [row for row in rows if not row.skipped]
     if not counted:
-        raise UserError(f"{source}: all {len(rows)} images were skipped, see the log")
+        raise NothingCountsError(f"{source}: all {len(rows)} images were skipped, see the log")
     means = {
         column: math.fsum(row.errors[column] for row in counted) / len(counted)
         for column in counted[0].errors

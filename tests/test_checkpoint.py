@@ -130,10 +130,36 @@ def test_a_missing_file_and_a_folder_are_refused(other, tmp_path, capfd):
     assert "no such" in refusal(other, tmp_path, capfd)
 
 
+def test_no_damaged_bit_ends_the_process_or_goes_unnoticed_in_the_sizes(
+    small_network, saved, capfd
+):
+    """MindSpore's own reader crashes on sizes that do not fit the values."""
+    data = saved.read_bytes()
+    shapes = {p.name: p.shape for p in MidasNet(**small_network).get_parameters()}
+    accepted = 0
+    for bit in range(8 * 60):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        saved.write_bytes(damaged)
+        try:
+            found = {name: p.shape for name, p in checkpoint.read(saved).items()}
+        except UserError as error:
+            assert str(saved) in str(error)
+            continue
+        accepted += 1  # a letter of a name, a value, or a size that the network's will not match
+        assert sum(np.prod(s) for s in found.values()) <= sum(np.prod(s) for s in shapes.values())
+    assert 0 < accepted < 8 * 60
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_empty_checkpoint_is_named(other, tmp_path, capfd):
+    (tmp_path / "a.ckpt").touch()
+    assert "is empty" in refusal(other, tmp_path / "a.ckpt", capfd)
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"hello\n",
         b"this is a text file named .ckpt\n" * 100,
         bytes(4096),
@@ -187,6 +213,7 @@ def test_another_network_of_a_run_is_answered_with_the_runs_config(saved, small_
     wider = drawn(small_network | {"features": 32}, seed=4)
     config = saved.parent.parent / "config.yaml"
     config.write_text("features: 16\n")
+    (saved.parent.parent / "train.log").touch()  # a run's folder, not that of the repository
     text = refusal(wider, saved, capfd)
     assert f"--config_path {config}" in text
     assert re.search(r"decoder\.\S+ is \(16, .*expected \(32, ", text)

@@ -110,6 +110,8 @@ def test_an_empty_file_changes_nothing(write):
         ("run_name", "2024", "2024"),
         ("run_name", "yes", "yes"),
         ("data_name", "Kitti,TUM", "Kitti,TUM"),
+        ("loss", "ssimae", "ssimae"),
+        ("loss", "ssitrim", "ssitrim"),
         ("mixdata", "", ""),
     ],
 )
@@ -214,6 +216,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_key(key, value):
         ("layers", "[3, 4, 23]", ["layers", "too few"]),
         ("img_width", "100", ["100", "ensure_multiple_of", "32"]),
         ("features", "33", ["33", "multiple of 8"]),
+        ("loss", "mse", ["'mse'", "'ssimse'", "'ssimae'", "'ssitrim'"]),
         ("run_name", "a/b", ["'a/b'", "without '/'"]),
     ],
 )

@@ -202,10 +202,11 @@ def assert_blind_to(evaluate, scale, shift):
     assert_same_gradient(scale * moved_slope, slope, share=1e-3)
 
 
-def test_a_perfect_prediction_costs_nothing(evaluate):
+def test_a_perfect_prediction_costs_nothing(evaluate, kind):
+    """The median and mean deviation of the robust losses round more than a least-squares fit."""
     _, target, mask = draw(6, 0.6)
     (total, *_), slope = evaluate(2 * target + 1, target, mask)
-    assert total == pytest.approx(0, abs=5e-6)
+    assert total == pytest.approx(0, abs=1e-6 if kind == "ssimse" else 5e-6)
     assert np.isfinite(slope).all()
 
 

@@ -217,14 +217,16 @@ def test_other_settings_are_not_resumed_and_the_key_is_named(files, complete, ch
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_the_same_files_elsewhere_are_resumed(files, complete):
+def test_the_same_checkpoint_elsewhere_is_resumed_and_another_data_set_is_not(files, complete):
     add(files, [depth_row("a")])
     if complete:
         files.finish(result("Kitti"), [depth_row("a")], [])
-    moved = SETTINGS | {"checkpoint": "/elsewhere/b.ckpt", "dataset": "/mnt/Kitti"}
+    moved = SETTINGS | {"checkpoint": "/elsewhere/b.ckpt"}
     later = ResultFiles(files.ann_file)
     later.prepare("Kitti", moved, 2, resume=True)
     assert later.is_open("Kitti") != complete
+    with pytest.raises(UserError, match="dataset"):  # its images may be others of the same names
+        later.prepare("Kitti", moved | {"dataset": "/mnt/Kitti"}, 2, resume=True)
 
 
 def test_what_is_complete_is_not_opened_again_unless_anew(files):
@@ -245,15 +247,32 @@ def test_what_was_complete_is_done_again_for_another_number_of_images(files, ima
     later = ResultFiles(files.ann_file)
     later.prepare("Kitti", SETTINGS, images, resume=True)
     assert later.is_open("Kitti")
-    assert later.rows("Kitti") == {}
+    assert list(later.rows("Kitti")) == ["a", "b"]
 
 
-def test_images_that_were_skipped_count_as_done(files):
+def test_what_was_complete_but_for_skipped_images_tries_those_again(files):
     one = Result("Kitti", "abs_rel", {"abs_rel": 0.5}, 1, [("b", "damaged")], SETTINGS)
     files.finish(one, [depth_row("a"), Row("b", 0, 0, {}, "damaged")], [])
     later = ResultFiles(files.ann_file)
     later.prepare("Kitti", SETTINGS, 2, resume=True)
-    assert not later.is_open("Kitti")
+    assert later.is_open("Kitti")
+    assert list(later.rows("Kitti")) == ["a"]
+
+
+def test_two_evaluations_at_once_are_kept_apart(files):
+    other = ResultFiles(files.ann_file)
+    refused = pytest.raises(UserError, match="another evaluation writes to")
+    with files.locked(), refused, other.locked():
+        pass
+    with ResultFiles(files.ann_file).locked():  # free again
+        pass
+
+
+def test_details_do_not_go_into_a_folder_of_other_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/photograph.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="holds other files"):
+        ResultFiles(tmp_path / "data.json")
 
 
 def test_a_second_evaluation_that_was_interrupted_goes_on_by_its_own_settings(files):
@@ -342,6 +361,10 @@ def test_results_csv_has_a_row_for_each_image_in_the_given_order(files):
     assert third == ["Kitti", "drive/0", "3", "4", "", *[""] * 9, "1.0", "0.0"]
 
 
+def panel(error: float) -> dict[str, object]:
+    return {"rank": "best", "id": "k", "error": error, "pictures": []}
+
+
 def test_results_of_other_benchmarks_stay_and_an_earlier_one_is_replaced(files):
     files.ann_file.write_text('{"ETH3D": 0.1, "DIW": 1}')
     sintel, kitti = depth_row('s, "1"', 1), depth_row("k", 2)
@@ -353,7 +376,7 @@ def test_results_of_other_benchmarks_stay_and_an_earlier_one_is_replaced(files):
     for one, rows in evaluations:
         again = ResultFiles(files.ann_file)
         again.prepare(one.name, SETTINGS, 2, resume=False)
-        again.finish(one, rows, [{"rank": "best", "of": one.error}])
+        again.finish(one, rows, [panel(one.error)])
     assert json.loads(files.ann_file.read_text()) == {
         "ETH3D": 0.1,
         "DIW": 1,
@@ -362,7 +385,7 @@ def test_results_of_other_benchmarks_stay_and_an_earlier_one_is_replaced(files):
     }
     details = json.loads((files.folder / "results.json").read_text())
     assert list(details) == ["Sintel", "Kitti"]
-    assert details["Sintel"]["panels"] == [{"rank": "best", "of": 0.5}]
+    assert details["Sintel"]["panels"] == [panel(0.5)]
     assert details["Sintel"]["means"] == {"abs_rel": 0.5, "row_abs_rel": 0.5}
     assert details["Kitti"]["error"] == 0.75
     assert [row[:2] for row in cells(files)] == [["Sintel", 's, "1"'], ["Kitti", "k"]]

@@ -181,6 +181,17 @@ def test_metrics_have_a_row_a_step(run):
     assert all(row["images_per_second"] > 0 for row in rows)
 
 
+def test_the_loss_is_the_configured_one(root, small_network, run):
+    ms.set_seed(1)
+    config = small_config(root, small_network, loss="ssitrim", run_name="ssitrim", epoch_size=1)
+    rows = read_metrics(train(config))
+    # Least squares leave at most the target's variance, which is at most 1/4 within [0, 1].
+    assert read_metrics(run)[0]["data_loss"] < 1 / 8 < rows[0]["data_loss"]
+    for row in rows:  # sign_weight has no part in this one
+        expected = row["data_loss"] + 0.5 * row["gradient_loss"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_training_lowers_the_loss_of_a_learnable_set(run):
     losses = [row["loss"] for row in read_metrics(run)]
     assert min(losses) > 0  # a network that died has a loss of 0 as well

@@ -24,6 +24,7 @@ from typing import Literal
 import mindspore as ms
 import numpy as np
 from mindspore.nn.utils import no_init_parameters
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from src import checkpoint, image_io, runtime
@@ -47,7 +48,7 @@ _TITLE = {
     "backbone": "a ResNeXt backbone in torchvision's names",
     "full": "a MiDaS v2 network, backbone and decoder",
 }
-_CLASSIFIER = "fc."
+_CLASSIFIER = ("fc.weight", "fc.bias")
 
 
 @dataclass
@@ -89,7 +90,7 @@ def to_mindspore(path: Path, file: WeightFile, shapes: Mapping[str, tuple[int, .
     if problem := checkpoint.mismatch(expected, {name: t.shape for name, t in found.items()}):
         raise UserError(
             f"{path}: {_TITLE[kind]}, but not of this network's shape (full: ResNeXt-101 32x8d): "
-            f"{problem}"
+            f"{problem}; for a network of another shape, give its --config_path"
         )
     for torch_name, name in named.items():
         result.parameters[name] = _values(path, torch_name, found[torch_name], result)
@@ -125,7 +126,8 @@ def to_torch(
     The counters of BatchNorm, which PyTorch's strict loading wants, are 0.
 
     Raises:
-        UserError: the parameters are not exactly those of the network or of its backbone.
+        UserError: the parameters are not exactly those of the network or of its backbone, or not
+            finite.
     """
     kind: Kind = "backbone" if checkpoint.is_backbone(parameters) else "full"
     expected = {name: shape for name, shape in shapes.items() if _is_part(name, kind)}
@@ -134,6 +136,8 @@ def to_torch(
     for name in expected:
         torch_name = _torch_name(name, kind)
         state[torch_name] = parameters[name].asnumpy()
+        if not np.isfinite(state[torch_name]).all():
+            raise UserError(f"{path}: {name} is not finite; this checkpoint has diverged")
         if counter := counter_name(torch_name):
             state[counter] = np.zeros((), np.int64)
     return state
@@ -156,8 +160,8 @@ def _without_ignored(
     for name, tensor in tensors.items():
         if name in counters:
             reason = f"{COUNTER} of BatchNorm, not used in computing"
-        elif result.kind == "backbone" and name in ("fc.weight", "fc.bias"):
-            reason = f"{_CLASSIFIER}*, the ImageNet classifier, which MiDaS does not have"
+        elif result.kind == "backbone" and name in _CLASSIFIER:
+            reason = "fc.*, the ImageNet classifier, which MiDaS does not have"
         else:
             found[name] = tensor
             continue
@@ -173,6 +177,8 @@ def _values(path: Path, name: str, tensor: FileTensor, result: Conversion) -> np
     values = tensor.load()
     if not np.isfinite(values).all():
         raise UserError(f"{path}: {name} is not finite as float32; copy or download the file again")
+    if name.endswith("running_var") and (values < 0).any():
+        raise UserError(f"{path}: {name} has negative variances; copy or download the file again")
     return values
 
 
@@ -202,7 +208,6 @@ def summary(path: Path, file: WeightFile, result: Conversion) -> str:
 def check(weights: Path, image_path: Path, config: Config) -> str:
     """Predict a photograph with converted weights and say how its depth is distributed."""
     image = image_io.read_image(image_path)
-    runtime.start(config.device_target, config.device_id, config.seed)
     predictor = Predictor(weights, config.network(), config.nm_img_mean, config.nm_img_std)
     depth = predictor.predict(image, config.input_rule())
     low, first, median, last, high = np.percentile(depth, [0, 1, 50, 99, 100])
@@ -244,17 +249,33 @@ def _convert(options: argparse.Namespace, config: Config) -> None:
         if result.kind == "backbone":
             raise UserError("check: this file has no decoder, so there is no depth to look at")
         image_io.read_image(options.check)  # an unreadable one is found before the work
+        runtime.start(config.device_target, config.device_id, config.seed)
     if options.output is None:
-        OUTPUT_FOLDER.mkdir(exist_ok=True)
+        _make_output_folder()
     checkpoint.save_values(result.parameters, output)
     print(summary(options.file, file, result))
     print(f"{'written':<10} {output}")
     if options.check is not None:
-        print(check(output, options.check, config))
+        try:
+            print(check(output, options.check, config))
+        except UserError:
+            output.unlink()
+            raise
+
+
+def _make_output_folder() -> None:
+    try:
+        OUTPUT_FOLDER.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{OUTPUT_FOLDER}: cannot be created ({error.strerror}); choose another --output"
+        ) from None
 
 
 def _convert_back(options: argparse.Namespace, config: Config) -> None:
     """A .ckpt into a file for PyTorch tools."""
+    if options.check is not None:
+        raise UserError("check: goes with weights of PyTorch; for a .ckpt use midas_run.py")
     try:
         parameters = checkpoint.read(options.file)
     except UserError:
@@ -271,19 +292,35 @@ def _convert_back(options: argparse.Namespace, config: Config) -> None:
         )
     _check_output(options.output, checkpoint.TORCH_SUFFIXES)
     with checkpoint.whole_file(options.output) as temporary:
-        if options.output.suffix == ".safetensors":
-            save_file(state, temporary)
+        _write(state, temporary, options.output)
+    print(f"{'file':<10} {options.file}: a checkpoint of this project ({what})")
+    counters = sum(name.endswith(COUNTER) for name in state)
+    print(
+        f"{'written':<10} {options.output}: {len(state) - counters} tensors in PyTorch's names, "
+        f"and {counters} {COUNTER}, which are 0"
+    )
+
+
+def _write(state: Mapping[str, np.ndarray], path: Path, output: Path) -> None:
+    """Write tensors to `path` as the suffix of `output` says."""
+    try:
+        if output.suffix == ".safetensors":
+            save_file(state, path)
         else:
             torch = import_torch()
-            torch.save({name: torch.from_numpy(v) for name, v in state.items()}, temporary)
-    print(f"{'file':<10} {options.file}: a checkpoint of this project ({what})")
-    print(f"{'written':<10} {options.output}: {len(state)} tensors in PyTorch's names")
+            torch.save({name: torch.from_numpy(v.copy()) for name, v in state.items()}, path)
+    except (RuntimeError, SafetensorError) as error:  # what they make of a full disk
+        raise UserError(f"{output}: cannot be written ({error})") from None
 
 
 def _check_output(output: Path, suffixes: Sequence[str]) -> None:
     if output.suffix not in suffixes:
         raise UserError(f"output: {output} should end in {' or '.join(suffixes)}")
-    if output.exists():
+    try:
+        exists = output.exists()
+    except OSError as error:
+        raise UserError(f"output: {output} cannot be written ({error.strerror})") from None
+    if exists:
         raise UserError(f"output: {output} exists; remove it, or choose another --output")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +23,13 @@ Container = Literal["PyTorch zip", "PyTorch pickle", "safetensors", "other"]
 _PICKLE = b"\x80"  # opcode PROTO, with which both PyTorch formats begin their pickles
 _ZIP = b"PK\x03\x04"
 _SAFETENSORS_LARGEST_HEADER = 100_000_000  # bytes, of the format's documentation
-_SAFETENSORS_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_HARMLESS = ("torch ", "torch._", "torch.storage ", "collections OrderedDict")  # tensors' own
+_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_TENSORS_OWN = re.compile(  # what a pickle of tensors in plain containers imports
+    r"collections OrderedDict|torch\._utils _rebuild_\w+|torch\._tensor _rebuild_from_type_v2|"
+    r"torch\.storage \w+|torch\.nn\.parameter Parameter|"
+    r"torch (\w+Storage|Size|device|b?float\w+|u?int\d+|bool|complex\d+)"
+)
+_DEEPEST_TUPLE = 16  # tensors have 3; tuples of tuples as keys take time exponential in their depth
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class FileTensor:
 
     @property
     def is_float(self) -> bool:
-        return self.dtype in _SAFETENSORS_FLOATS.values()
+        return self.dtype in _FLOATS.values()
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,11 @@ def container_of(path: Path) -> Container:
     Raises:
         UserError: it is missing, a folder, empty or unreadable.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected a file of weights")
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, expected a file of weights")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no regular file, expected a file of weights")
         with path.open("rb") as file:
             start = file.read(9)
     except FileNotFoundError:
@@ -108,7 +116,7 @@ def read_weight_file(path: Path) -> WeightFile:
         return WeightFile(container, *_unwrap_module(_read_safetensors(path)))
     content = _load_pickled(path, container)
     state, wrapping, beside = _state_dict(path, content)
-    tensors, module = _unwrap_module({name: _torch_tensor(t) for name, t in state.items()})
+    tensors, module = _unwrap_module({name: _torch_tensor(path, t) for name, t in state.items()})
     return WeightFile(container, tensors, " ".join(filter(None, (wrapping, module))), beside)
 
 
@@ -147,7 +155,7 @@ def _read_safetensors(path: Path) -> dict[str, FileTensor]:
     return {
         name: FileTensor(
             tuple(entry["shape"]),
-            _SAFETENSORS_FLOATS.get(entry["dtype"], entry["dtype"]),
+            _FLOATS.get(entry["dtype"], entry["dtype"]),
             lambda entry=entry: _safetensors_values(path, 8 + size, entry),
         )
         for name, entry in header.items()
@@ -175,6 +183,7 @@ def _load_pickled(path: Path, container: Container) -> object:
     torch = import_torch()
     if container == "PyTorch zip":
         _check_zip(path)
+    _check_pickles(path, container)
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # about torch.load's own future
@@ -185,15 +194,15 @@ def _load_pickled(path: Path, container: Container) -> object:
             )
     except Exception as error:
         # Damaged bytes reach the unpickler's code in more ways than it documents.
-        if code := _named_code(path, container):
-            raise UserError(
-                f"{path}: its pickle would run code ({code}) and was not loaded; expected plain "
-                "tensors: save the state_dict() of the network instead of the network"
-            ) from None
-        raise UserError(
-            f"{path}: not a PyTorch checkpoint, or damaged ({_line(error)}); copy or download it "
-            "again"
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    text = _line(error)
+    why = "" if text.startswith("Weights only load failed") else f" ({text})"  # a page of advice
+    return UserError(
+        f"{path}: not a PyTorch checkpoint, or damaged{why}; copy or download it again"
+    )
 
 
 def _check_zip(path: Path) -> None:
@@ -211,7 +220,7 @@ def _check_zip(path: Path) -> None:
                 problem = "compressed zip entries, which torch.save does not write; unpack it"
             elif damaged := archive.testzip():
                 problem = f"damaged (wrong checksum of {damaged}); copy or download it again"
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
         problem = f"truncated or damaged ({_line(error)}); copy or download it again"
     if problem:
         raise UserError(f"{path}: {problem}")
@@ -222,47 +231,123 @@ def _state_dict(path: Path, content: object) -> tuple[dict[str, Any], str, tuple
     torch = import_torch()
     wrapping, beside = "", ()
     if isinstance(content, dict):
+        content = dict(dict.items(content))  # without attributes that a pickle may have set
         for key in ("model", "state_dict"):
             if isinstance(content.get(key), dict):
                 wrapping = f"nested under '{key}'"
-                beside = tuple(str(name) for name in content if name != key)
-                content = content[key]
+                beside = tuple(_name(name) for name in content if name != key)
+                content = dict(dict.items(content[key]))
                 break
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: holds no state dict; expected named tensors")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise UserError(
-                f"{path}: entry {str(name)[:80]!r} is a {type(value).__name__}; expected a state "
+                f"{path}: entry {_name(name)!r} is a {type(value).__name__}; expected a state "
                 "dict of named tensors"
             )
     return content, wrapping, beside
 
 
-def _torch_tensor(tensor: Any) -> FileTensor:
-    dtype = str(tensor.dtype).removeprefix("torch.")
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else type(key).__name__
+
+
+def _torch_tensor(path: Path, tensor: Any) -> FileTensor:
+    def load() -> np.ndarray:
+        try:
+            return tensor.detach().resolve_neg().float().contiguous().numpy()
+        except Exception as error:  # as in `_load_pickled`
+            raise _damaged(path, error) from None
+
+    try:
+        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    except Exception as error:
+        raise _damaged(path, error) from None
     if str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
         dtype = f"{tensor.layout} {dtype} on {tensor.device.type}"  # no plain array in memory
-    return FileTensor(
-        tuple(tensor.shape), dtype, lambda: tensor.detach().float().contiguous().numpy()
-    )
+    return FileTensor(shape, dtype, load)
 
 
 def _unwrap_module(tensors: dict[str, FileTensor]) -> tuple[dict[str, FileTensor], str]:
-    prefix = "module."
-    if not all(name.startswith(prefix) for name in tensors):
-        return tensors, ""
-    return {n.removeprefix(prefix): t for n, t in tensors.items()}, "with the prefix 'module.'"
+    """Names without what DataParallel (`module.`) or a training framework (`model.`) adds."""
+    for prefix in ("module.", "model."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            return bare, f"with the prefix '{prefix}'"
+    return tensors, ""
 
 
-def _named_code(path: Path, container: Container) -> str:
-    """The classes and functions that a file's pickles would import, other than tensors'."""
-    named: list[str] = []
+def _check_pickles(path: Path, container: Container) -> None:
+    """Look through a file's pickles without running them.
+
+    Raises:
+        UserError: they import what tensors do not need, or would take for ever to load.
+    """
+    found = _Imports()
     with suppress(Exception), _pickles(path, container) as file:  # the end of what is a pickle
-        for name in _imports(file):
-            named.append(name)
-    foreign = [name for name in dict.fromkeys(named) if not name.startswith(_HARMLESS)]
-    return ", ".join(name.replace(" ", ".") for name in foreign[:3])
+        while True:
+            found.read(file)
+    foreign = [name for name in dict.fromkeys(found.names) if not _TENSORS_OWN.fullmatch(name)]
+    if foreign:
+        code = ", ".join(name.replace(" ", ".")[:80] for name in foreign[:3])
+        raise UserError(
+            f"{path}: its pickle would run code ({code!r}) and was not loaded; expected plain "
+            "tensors: save the state_dict() of the network alone"
+        )
+    if found.deepest_tuple > _DEEPEST_TUPLE:
+        raise UserError(f"{path}: no PyTorch checkpoint (tuples {found.deepest_tuple} deep)")
+
+
+class _Imports:
+    """The imports of a pickle, "module name", and how deep its tuples are.
+
+    Follows the pickle machine's stack, where only the text of strings and the depth of tuples
+    matter (pickletools documents the opcodes).
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.deepest_tuple = 0
+
+    def read(self, file: BinaryIO) -> None:
+        """One pickle; raises whatever a damaged one makes pickletools raise."""
+        stack: list[tuple[int, str]] = []  # (depth, text)
+        marks: list[int] = []
+        memo: dict[int, tuple[int, str]] = {}
+        for opcode, argument, _ in pickletools.genops(file):
+            name = opcode.name
+            if name == "MARK":
+                marks.append(len(stack))
+            elif name.endswith("PUT") or name == "MEMOIZE":
+                memo[len(memo) if name == "MEMOIZE" else int(argument)] = stack[-1]
+            elif name.endswith("GET"):
+                stack.append(memo[int(argument)])
+            else:
+                self._apply(opcode, argument, stack, marks)
+
+    def _apply(
+        self,
+        opcode: pickletools.OpcodeInfo,
+        argument: object,
+        stack: list[tuple[int, str]],
+        marks: list[int],
+    ) -> None:
+        before = opcode.stack_before
+        if pickletools.markobject in before:
+            start = marks.pop() - before.index(pickletools.markobject)
+        else:
+            start = len(stack) - len(before)
+        taken = stack[start:]
+        del stack[start:]
+        if opcode.name in ("GLOBAL", "INST"):
+            self.names.append(str(argument))
+        elif opcode.name == "STACK_GLOBAL":
+            self.names.append(" ".join(text for _, text in taken))
+        depth = max((depth for depth, _ in taken), default=0) + ("TUPLE" in opcode.name)
+        self.deepest_tuple = max(self.deepest_tuple, depth)
+        text = argument if isinstance(argument, str) else ""
+        stack.extend((depth, text) for _ in opcode.stack_after)
 
 
 @contextmanager
@@ -276,19 +361,6 @@ def _pickles(path: Path, container: Container) -> Iterator[BinaryIO]:
         entry = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         with archive.open(entry) as file:
             yield file
-
-
-def _imports(file: BinaryIO) -> Iterator[str]:
-    """ "module name" of every import in the pickles that follow one another; nothing is run."""
-    texts: list[str] = []
-    while True:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name in ("GLOBAL", "INST"):
-                yield argument
-            elif opcode.name == "STACK_GLOBAL":
-                yield " ".join(texts[-2:])
-            elif isinstance(argument, str):
-                texts.append(argument)
 
 
 def _line(error: Exception) -> str:

@@ -210,6 +210,9 @@ def test_an_output_that_exists_is_kept(place, monkeypatch, capsys, reference):
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_round_trip_keeps_every_bit(place, monkeypatch, reference, small_network, suffix, whole):
     state = reference.state_dict() if whole else backbone_of(reference.state_dict())
+    for name, counter in state.items():  # PyTorch's count of batches, which no other tool needs
+        if name.endswith("num_batches_tracked"):
+            counter.fill_(7)
     torch.save(state, place / "model.pt")
     back = place / f"back{suffix}"
     assert convert(monkeypatch, "model.pt", "--output", "model.ckpt") == 0
@@ -224,6 +227,9 @@ def test_a_round_trip_keeps_every_bit(place, monkeypatch, reference, small_netwo
     for name, tensor in state.items():
         assert returned[name].dtype == tensor.dtype
         assert returned[name].shape == tensor.shape
+        if name.endswith("num_batches_tracked"):
+            assert returned[name] == 0
+            continue
         assert returned[name].numpy().tobytes() == tensor.numpy().tobytes(), name
     if whole:
         TorchMidas(**small_network).load_state_dict(returned, strict=True)
@@ -238,6 +244,24 @@ def test_our_own_checkpoint_is_recognised(place, monkeypatch, capsys, small_netw
     assert convert(monkeypatch, "midas.ckpt", "--output", "x.onnx") == 2
     assert "x.onnx should end in .pt or .pth or .safetensors" in capsys.readouterr().err
     assert sorted(p.name for p in place.iterdir()) == ["midas.ckpt", "small.yaml"]
+
+
+def test_an_output_of_the_way_back_is_kept(place, monkeypatch, capsys, small_network):
+    checkpoint.save(MidasNet(**small_network), place / "midas.ckpt")
+    (place / "mine.pt").write_bytes(b"mine")
+    assert convert(monkeypatch, "midas.ckpt", "--output", "mine.pt") == 2
+    assert (place / "mine.pt").read_bytes() == b"mine"
+    assert "mine.pt exists" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_has_diverged_is_not_handed_on(place, monkeypatch, capsys, small_network):
+    network = MidasNet(**small_network)
+    stem = network.backbone.conv1.weight
+    stem.set_data(ms.Tensor(np.full(stem.shape, np.nan, np.float32)))
+    checkpoint.save(network, place / "midas.ckpt")
+    assert convert(monkeypatch, "midas.ckpt", "--output", "a.pt") == 2
+    assert "backbone.conv1.weight is not finite" in capsys.readouterr().err
+    assert not (place / "a.pt").exists()
 
 
 def test_a_model_zoo_checkpoint_is_refused_with_the_reason(place, monkeypatch, capsys):
@@ -336,6 +360,22 @@ def billion_laughs(_state) -> bytes:
     return torch_bytes({"conv1.weight": laughs})
 
 
+def tuple_keys(_state) -> bytes:
+    """{((((1,), (1,)), ...)): 1}: hashing the key takes two to the 45 steps."""
+    shared = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(44))
+    return b"\x80\x02}K\x01\x85" + shared + b"K\x01s."
+
+
+def encrypted(state) -> bytes:
+    """The flag of encryption (bit 0) set in every entry of the central directory."""
+    data = bytearray(torch_bytes(state))
+    place = data.find(b"PK\x01\x02")
+    while place >= 0:
+        data[place + 8] |= 1
+        place = data.find(b"PK\x01\x02", place + 4)
+    return bytes(data)
+
+
 def whole_module(_state) -> bytes:
     return torch_bytes(torch.nn.Linear(2, 2))
 
@@ -379,7 +419,8 @@ DAMAGES = {
     "wrong shape": (changed(**{BIAS: torch.ones(2)}), "output_conv.4.bias is (2,), expected (1,)"),
     "a claimed size": (changed(**{BIAS: HUGE}), "(1000000, 1000000), expected (1,)"),
     "whole numbers": (changed(**{BIAS: torch.ones(1, dtype=torch.int64)}), "int64"),
-    "sparse": (changed(**{BIAS: torch.ones(1).to_sparse()}), "sparse"),
+    "sparse": (changed(**{BIAS: torch.ones(1).to_sparse()}), "_get_layout"),
+    "on no device": (changed(**{BIAS: torch.ones(1, device="meta")}), "meta"),
     "NaN": (changed(**{BIAS: torch.full((1,), torch.nan)}), "not finite"),
     "beyond float32": (
         changed(**{BIAS: torch.full((1,), 1e300, dtype=torch.float64)}),
@@ -398,6 +439,17 @@ DAMAGES = {
     "code in a legacy file": (lambda s: torch_bytes({**s, "x": RunsCode()}, legacy=True), "system"),
     "code in protocol 2": (lambda s: pickle.dumps(RunsCode(), protocol=2), "system"),
     "code in protocol 4": (lambda s: pickle.dumps(RunsCode(), protocol=4), "system"),
+    "tuples as keys": (tuple_keys, "tuples 45 deep"),
+    "a name of 300,000 letters": (
+        lambda s: b"\x80\x02c" + b"a" * 300_000 + b"\nb\n)R.",
+        "would run code",
+    ),
+    "code inside torch": (lambda s: b"\x80\x02ctorch\ncompile\n)R.", "torch.compile"),
+    "an encrypted zip": (encrypted, "encrypted"),
+    "negative variances": (
+        changed(pretrained__layer1__1__running_var=-torch.ones(8)),
+        "negative variances",
+    ),
     "nested lists": (billion_laughs, "conv1.weight"),
     "a whole module": (whole_module, "Linear"),
     "TorchScript": (torchscript, "TorchScript"),

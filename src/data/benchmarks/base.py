@@ -16,6 +16,8 @@ from src import image_io, metrics
 from src.data.transforms import ResizeMethod, ResizeRule
 from src.errors import UserError
 
+_NO_CONTROL = dict.fromkeys((*range(32), 127), "_")
+
 Metric = Literal["abs_rel", "bad_pixel_percent", "whdr"]
 
 
@@ -190,12 +192,13 @@ class FileBenchmark(DepthBenchmark):
     layout: ClassVar[str]
     """The expected files, for messages."""
 
-    def __init__(self, root: str | Path, size: int = 384) -> None:
+    def __init__(self, root: str | Path, size: int = 384, check: bool = True) -> None:
         """Look at the folder, without reading images.
 
         Args:
             root: the folder of the data set.
             size: pixels; the bound of `resize`, a multiple of 32. The published errors use 384.
+            check: raise if files are missing; otherwise `read` does.
 
         Raises:
             UserError: the folder is missing, is not laid out as expected, or files are missing.
@@ -205,7 +208,8 @@ class FileBenchmark(DepthBenchmark):
         self._pairs = sorted(self.find_pairs())
         if not self._pairs:
             raise UserError(f"{self.root}: no {self.name} images found, expected {self.layout}")
-        check_files(self.root, (file for pair in self._pairs for file in self.files(pair)))
+        if check:
+            check_files(self.root, (file for pair in self._pairs for file in self.files(pair)))
         self.ids = unique(pair.id for pair in self._pairs)
 
     def read(self, index: int) -> DepthSample:
@@ -322,10 +326,10 @@ def check_size(map_: np.ndarray, file: Path, shape: tuple[int, int], image: Path
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """The names, with #2, #3 ... after those that came before."""
+    """The names, with #2, #3 ... after those that came before; control characters become "_"."""
     seen: dict[str, None] = {}
     repeats: Counter[str] = Counter()
-    for name in names:
+    for name in (name.translate(_NO_CONTROL) for name in names):
         candidate = name
         while candidate in seen:
             repeats[name] += 1

@@ -40,6 +40,7 @@ def open_benchmarks(
     paths: Mapping[str, Sequence[str]],
     size: int,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    problems: list[str] | None = None,
 ) -> list[Benchmark]:
     """The benchmarks that `data_name` asks for, their folders checked.
 
@@ -49,6 +50,8 @@ def open_benchmarks(
         paths: name -> datapath_*, looked up under `root` first.
         size: bound of the resize rules, 384 in the protocol.
         options: name -> further arguments of that benchmark.
+        problems: gets what is wrong with a benchmark that cannot be used, instead of an error;
+            missing files are then found when they are read.
 
     Raises:
         UserError: an unknown name, a missing or badly laid out folder, or `all` of nothing.
@@ -63,16 +66,35 @@ def open_benchmarks(
                 f"data_name: got {name!r}; expected {', '.join(BENCHMARKS)}, several by comma, or "
                 "all"
             )
-        found, problems = _find(root, paths[name], f"datapath_{name}")
-        if problems and not (everything and not found):
-            raise problems[0]
-        if problems:
-            LOG.info("skipped %s", problems[0])
+        found, missing = _find(root, paths[name], f"datapath_{name}")
+        if missing and not (everything and not found):
+            raise missing[0]
+        if missing:
+            LOG.info("skipped %s", missing[0])
             continue
-        benchmarks.append(BENCHMARKS[name](*found, size=size, **(options or {}).get(name, {})))
-    if not benchmarks:
+        arguments = {"size": size, **(options or {}).get(name, {})}
+        try:
+            benchmarks.append(_open(BENCHMARKS[name], found, arguments, problems is None))
+        except UserError as error:
+            if problems is None:
+                raise
+            LOG.error("skipped %s: %s", name, error)
+            problems.append(str(error))
+    if not benchmarks and not problems:
         raise UserError(f"data_name: none of {', '.join(BENCHMARKS)} is there; set train_data_dir")
     return benchmarks
+
+
+def _open(
+    kind: type[Benchmark], paths: Sequence[Path], arguments: dict[str, Any], check: bool
+) -> Benchmark:
+    """A benchmark; without `check` also one with missing files."""
+    try:
+        return kind(*paths, **arguments)
+    except UserError:
+        if check or kind is Nyu:  # its two files are all or nothing
+            raise
+        return kind(*paths, **arguments, check=False)
 
 
 def _find(root: str, paths: Sequence[str], key: str) -> tuple[list[Path], list[UserError]]:

@@ -44,12 +44,13 @@ class Diw(Benchmark):
     cap: ClassVar[None] = None
     columns: ClassVar[tuple[str, ...]] = metrics.ORDINAL_COLUMNS
 
-    def __init__(self, root: str | Path, size: int = 384) -> None:
+    def __init__(self, root: str | Path, size: int = 384, check: bool = True) -> None:
         """Read the annotations and look for the images.
 
         Args:
             root: the folder of the data set.
             size: pixels; the bound of `resize`, a multiple of 32. The published errors use 384.
+            check: raise if an image or its line is missing; otherwise `read` does.
 
         Raises:
             UserError: the folder or the annotations are missing, their lines do not come in pairs,
@@ -58,15 +59,18 @@ class Diw(Benchmark):
         super().__init__(size)
         self.root = existing_folder(root, self.name)
         self._csv = self.root / ANNOTATIONS
-        self._annotations = list(read_annotations(self._csv))
+        self._annotations = list(read_annotations(self._csv, strict=check))
         images = [entry.image for entry in self._annotations]
-        # As Path objects they would take seconds.
-        check_files(self.root, (os.path.join(self.root, image) for image in images))  # noqa: PTH118
+        if check:  # as Path objects the files would take seconds
+            files = (os.path.join(self.root, image) for image in images)  # noqa: PTH118
+            check_files(self.root, files)
         self.ids = unique(image.removeprefix("./").removesuffix(".thumb") for image in images)
 
     def read(self, index: int) -> OrdinalSample:
         """As in `Benchmark`; a line of the csv may also be odd."""
         entry = self._annotations[index]
+        if not entry.image:
+            raise UserError(f"{self._csv}, line {entry.line}: no line with an image before it")
         closer, farther, shape = _parse_points(entry, self._csv)
         path = self.root / entry.image
         image = image_io.read_image(path, upright=False)
@@ -86,25 +90,38 @@ class Diw(Benchmark):
         return metrics.ordinal_scores(prediction, sample.closer, sample.farther)
 
 
-def read_annotations(path: Path) -> Iterator[Annotation]:
+def read_annotations(path: Path, strict: bool = True) -> Iterator[Annotation]:
     """The pairs of lines of the csv, blank lines left out.
+
+    Args:
+        strict: the lines must come in pairs; otherwise a line without its partner makes an entry
+            with an empty image or empty points.
 
     Raises:
         UserError: missing, no text, empty, or its lines do not come in pairs.
     """
-    line = 0
+    line, image = 0, ""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
-            filled = ((rows.line_num, row) for row in rows if row)
-            for line, row in filled:
-                image = _image_name(row, path, line)
-                line, points = next(filled, (line, []))
-                yield Annotation(image, ",".join(points), line)
+            for row in filter(None, rows):
+                line = rows.line_num
+                if image and (strict or len(row) > 1):
+                    yield Annotation(image, ",".join(row), line)
+                    image = ""
+                    continue
+                if image:
+                    yield Annotation(image, "", line - 1)
+                if not strict and len(row) > 1:
+                    yield Annotation("", ",".join(row), line)
+                else:
+                    image = _image_name(row, path, line)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; download the annotations of DIW") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
+    if image:
+        yield Annotation(image, "", line)
     if line == 0:
         raise UserError(f"{path}: the file is empty; download it again")
 
