@@ -18,6 +18,7 @@ import fcntl
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,6 @@ from src.summary import Result, Row
 ERRORS = (*DEPTH_COLUMNS, *ORDINAL_COLUMNS)
 COLUMNS = ("benchmark", "id", "height", "width", "skipped", *ERRORS)
 _PLACES = {"checkpoint"}  # settings that may change: its content is compared
-_LOCK = ".lock"
 _POLL_SECONDS = 0.2
 
 
@@ -67,7 +67,7 @@ class ResultFiles:
             )
 
     def _is_ours(self) -> bool:
-        return any((self.folder / name).exists() for name in ("results.json", "partial", _LOCK))
+        return any((self.folder / name).exists() for name in ("results.json", "partial"))
 
     # --- while a benchmark is evaluated -----------------------------------------------------------
 
@@ -108,17 +108,18 @@ class ResultFiles:
         """
         try:
             self.folder.mkdir(exist_ok=True)
-            file = (self.folder / _LOCK).open("w")
+            folder = os.open(self.folder, os.O_RDONLY)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(
-                    f"ann_file: another evaluation writes to {self.folder}; wait, or choose another"
-                ) from None
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
+        except BlockingIOError:
+            raise UserError(
+                f"ann_file: another evaluation writes to {self.folder}; wait, or choose another"
+            ) from None
+        finally:
+            os.close(folder)
 
     def _reopen(self, name: str) -> None:
         """Take the good rows of a complete benchmark as the beginning of another try."""
