@@ -86,7 +86,10 @@ def test_evaluations_add_to_one_log_beside_the_results(place, weights):
     assert second.returncode == 0, second.stderr
 
     assert list(json.loads((place / "results/val.json").read_text())) == ["Kitti", "Sintel"]
-    assert [path.name for path in paths(place / "results")] == ["val.json", "val.log"]
+    made = sorted(path.name for path in (place / "results").iterdir())
+    assert made == ["val", "val.json", "val.log"]
+    details = {path.name for path in (place / "results/val").iterdir()}
+    assert details == {"panels", "report.html", "results.csv", "results.json"}
     whole = (place / "results/val.log").read_text()
     assert whole.startswith(log)
     for name, done, part in (("Kitti", first, log), ("Sintel", second, whole[len(log) :])):
@@ -122,7 +125,10 @@ def test_the_log_says_why_an_evaluation_stopped(place, weights):
         ([0, "nowhere"], "data_name: got 'nowhere'"),
         ([0, "Sintel", "missing.ckpt"], "{place}/missing.ckpt: no such checkpoint"),
         ([0, "Sintel", "missing.ckpt", "TPU"], "device_target: got 'TPU'"),
-        ([0, "Sintel", "missing.ckpt", "CPU", "--ann_file=val.log"], "ann_file: {place}/val.log"),
+        (
+            [0, "Sintel", "missing.ckpt", "CPU", "--ann_file=val.log"],
+            "ann_file: got '{place}/val.log'",
+        ),
     ],
 )
 def test_bad_arguments_of_an_evaluation_write_nothing(place, arguments, message):
