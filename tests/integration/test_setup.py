@@ -449,7 +449,7 @@ def test_own_interpreter_is_checked_and_nothing_is_installed(
 
 CORE_MODULES = [
     *("mindspore", "numpy", "cv2", "scipy", "h5py"),
-    *("yaml", "PIL", "tqdm", "matplotlib", "pydantic", "jinja2"),
+    *("yaml", "PIL", "tqdm", "matplotlib", "pydantic", "safetensors", "jinja2"),
 ]
 
 

@@ -579,12 +579,20 @@ def test_check_of_a_backbone_or_of_no_image_is_refused_before_the_work(
     assert not Path("out.ckpt").exists()
 
 
+LARGEST_MEMORY = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
 def run(*command: object) -> int:
-    """Run a program of the repository as a user does; its largest memory in bytes."""
-    process = subprocess.Popen([sys.executable, *map(str, command)])
-    _, status, usage = os.wait4(process.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    return usage.ru_maxrss * 1024
+    """Run a program of the repository as a user does; its largest memory in bytes.
+
+    A small process starts it: a child of this one would begin with this one's memory.
+    """
+    program = [sys.executable, "-c", LARGEST_MEMORY, sys.executable, *map(str, command)]
+    return int(subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 @pytest.mark.full
