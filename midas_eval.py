@@ -27,7 +27,7 @@ def main() -> None:
         workers=config.num_parallel_workers,
         upsampling=config.upsampling,
         skip_damaged=config.on_error == "skip",
-        resume=config.resume,
+        resume=config.resumes_evaluation(),
         rank=rank,
         ranks=ranks,
     )

@@ -104,6 +104,7 @@ part_size_mb() {
         core) echo 4700 ;;
         convert) echo 1300 ;;
         demo) echo 450 ;;
+        gpu) echo 6200 ;;
         dev) echo 350 ;;
         *) echo 500 ;;
     esac
@@ -261,9 +262,10 @@ run_apt() {
 
 modules_of() {
     case "$1" in
-        core) echo mindspore numpy cv2 scipy h5py yaml PIL tqdm matplotlib pydantic jinja2 safetensors src.config ;;
+        core) echo mindspore numpy cv2 scipy h5py yaml PIL tqdm matplotlib pydantic jinja2 safetensors tensorboardX psutil src.config ;;
         demo) echo mitsuba skimage ;;
         convert) echo torch ;;
+        gpu) echo nvidia.{cuda_runtime,cuda_nvrtc,cublas,cudnn,cufft,curand,cusolver,cusparse} ;;
         dev) echo pytest hypothesis ruff playwright ;;
     esac
 }

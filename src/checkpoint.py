@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ _DTYPES = {
     **{name.capitalize(): name for name in ("int8", "int16", "int32", "int64")},
     **{f"UInt{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
 }
+# MindSpore's format with crc_check: the file ends with this and the CRC-32 of all before, 10 bytes.
+_CHECKSUM = b"crc_num"
+_CHECKSUM_BYTES = 10
 _LISTED = 3  # names in a message before "and N more"
 _LONGEST = 120  # characters of a name
 
@@ -52,21 +56,30 @@ def whole_file(path: Path) -> Iterator[Path]:
             mode = temporary.stat().st_mode  # the umask's; MindSpore makes its files 0400
             yield temporary
             temporary.chmod(mode)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(temporary)
             temporary.replace(path)
+            _sync(path.parent)  # the new name, too, outlasts a power cut
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def save(network: nn.Cell, path: Path) -> None:
-    """Write all parameters of `network`: the file is complete or not there at all.
+    """Write all parameters of `network` with a checksum: whole, or not at all.
 
     Raises:
         UserError: the file cannot be written.
     """
     with whole_file(path) as temporary, mindspore_log_off():
-        ms.save_checkpoint(network, str(temporary))
+        ms.save_checkpoint(network, str(temporary), crc_check=True)
 
 
 def save_values(values: Mapping[str, np.ndarray], path: Path) -> None:
@@ -74,7 +87,7 @@ def save_values(values: Mapping[str, np.ndarray], path: Path) -> None:
     with whole_file(path) as temporary:
         content = [{"name": name, "data": ms.Tensor(value)} for name, value in values.items()]
         with mindspore_log_off():
-            ms.save_checkpoint(content, str(temporary))
+            ms.save_checkpoint(content, str(temporary), crc_check=True)
 
 
 def load_initial(network: MidasNet, path: str | Path) -> str:
@@ -88,9 +101,9 @@ def load_initial(network: MidasNet, path: str | Path) -> str:
     """
     parameters = read(path)
     if is_backbone(parameters):
-        _fill(network.backbone, path, parameters)
+        fill(network.backbone, path, parameters)
         return f"backbone from {path}; the decoder starts from random values"
-    _fill(network, path, parameters)
+    fill(network, path, parameters)
     return f"all weights from {path}"
 
 
@@ -101,7 +114,7 @@ def load(network: nn.Cell, path: str | Path) -> None:
         UserError: the file is missing or no checkpoint, or its parameters are not exactly the
             network's; says which, and which network the file holds.
     """
-    _fill(network, path, read(path))
+    fill(network, path, read(path))
 
 
 def read(path: str | Path) -> dict[str, ms.Parameter]:
@@ -123,13 +136,25 @@ def read(path: str | Path) -> dict[str, ms.Parameter]:
     # MindSpore's own reader crashes on sizes that do not fit.
     content = Checkpoint()
     try:
-        content.ParseFromString(path.read_bytes())
+        content.ParseFromString(_checked(path.read_bytes()))
         values = _arrays(content)
     except (DecodeError, OSError, ValueError, KeyError, UnicodeDecodeError):
         raise damaged from None
     if not values:
         raise damaged
     return {name: ms.Parameter(ms.Tensor(value), name=name) for name, value in values.items()}
+
+
+def _checked(data: bytes) -> memoryview:
+    """The message in a file, without its checksum; ValueError if that is wrong."""
+    trailer = len(_CHECKSUM) + _CHECKSUM_BYTES
+    whole = memoryview(data)
+    if data[-trailer:-_CHECKSUM_BYTES] != _CHECKSUM:
+        return whole  # written without one
+    message = whole[:-trailer]
+    if zlib.crc32(message) != int.from_bytes(data[-_CHECKSUM_BYTES:], "big"):
+        raise ValueError("wrong checksum")
+    return message
 
 
 def _arrays(content: Checkpoint) -> dict[str, np.ndarray]:
@@ -196,7 +221,7 @@ def some(label: str, items: Sequence[str]) -> str:
     return label + ", ".join(items[:_LISTED]) + more if items else ""
 
 
-def _fill(network: nn.Cell, path: str | Path, parameters: dict[str, ms.Parameter]) -> None:
+def fill(network: nn.Cell, path: str | Path, parameters: dict[str, ms.Parameter]) -> None:
     require_match(path, shapes(network), parameters)
     ms.load_param_into_net(network, parameters, strict_load=True)
 

@@ -54,6 +54,17 @@ def _loaded_text(value: object) -> object:
     return "" if value is None else value
 
 
+RESUME_NEWEST = "auto"  # a value of `resume`
+
+
+def _resumed(value: object) -> object:
+    """What `resume` may be besides a file, in one spelling: empty or RESUME_NEWEST."""
+    text = str(value).lower()
+    if text in {"false", "none", ""}:
+        return ""
+    return RESUME_NEWEST if text in {"true", RESUME_NEWEST} else value
+
+
 Text = Annotated[str, BeforeValidator(_loaded_text)]
 _PATH = "path"  # marks a value that is relative to its YAML file or, as a flag, the working folder
 FilePath = Annotated[Text, _PATH]
@@ -69,7 +80,9 @@ class Config(BaseModel):
     device_target: Literal["CPU", "GPU", "Ascend"]
     device_id: Annotated[int, Field(ge=0)]
     run_distribute: bool
-    is_modelarts: Literal[False]
+    is_modelarts: bool
+    data_url: Text
+    train_url: Text
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
     in_channels: Count
@@ -93,10 +106,17 @@ class Config(BaseModel):
     mixdata: Text
     batch_size: Count
     num_parallel_workers: Count
+    on_bad_sample: Literal["stop", "skip"]
+    val_mixdata: Text
+    val_share: Annotated[float, Field(ge=0, le=0.5)]
+    eval_interval: Count
     crop_min_scale: Annotated[float, Field(gt=0, le=1)]
     flip_probability: Share
 
     epoch_size: Count
+    amp_level: Literal["O0", "O1", "O2", "O3"]
+    loss_scale: Annotated[float, Field(ge=1, le=2**24)]
+    loss_scale_window: Count
     no_backbone_params_lr: Rate
     no_backbone_params_end_lr: EndRate
     backbone_params_lr: Rate
@@ -109,8 +129,11 @@ class Config(BaseModel):
     sign_weight: Annotated[float, Field(ge=0)]
     run_path: FilePath
     run_name: Annotated[Text, AfterValidator(_single_folder_name)]
+    resume: Annotated[str, BeforeValidator(_resumed), _PATH]
     save_checkpoint_epochs: Count
+    save_checkpoint_steps: Annotated[int, Field(ge=0)]
     keep_checkpoint_max: Count
+    compile_cache: FilePath
 
     data_name: Text
     datapath_Kitti: Text
@@ -125,7 +148,6 @@ class Config(BaseModel):
     upsampling: Upsampling
     sintel_occluded: bool
     on_error: Literal["stop", "skip"]
-    resume: bool
     ckpt_path: FilePath
     ann_file: Annotated[FilePath, AfterValidator(_json_file)]
 
@@ -188,6 +210,16 @@ class Config(BaseModel):
         if not (value := getattr(self, key)):
             raise UserError(f"{key}: empty; set it to the file with the network's weights")
         return value
+
+    def resumes_evaluation(self) -> bool:
+        """What `resume` means to an evaluation.
+
+        Raises:
+            UserError: it names a file.
+        """
+        if self.resume not in {"", RESUME_NEWEST}:
+            raise UserError(f"resume: {self.resume}: an evaluation takes True or False, no file")
+        return bool(self.resume)
 
     def save(self, path: Path) -> None:
         """Write every value as YAML that `--config_path` reads back."""
@@ -282,16 +314,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     for key in values:
         if key not in Config.model_fields:
             raise UserError(_unknown(str(key), where=f"{path}: "))
-    return {
-        key: _absolute(value, path.resolve().parent) if _is_path(key) else value
-        for key, value in values.items()
-    }
+    return {key: _located(key, value, path.resolve().parent) for key, value in values.items()}
 
 
 def _flag_value(key: str, text: str) -> object:
     """A flag's text as YAML would read it, so that lists and booleans work; texts stay texts."""
     if _is_path(key):
-        return _absolute(text, Path.cwd())
+        return _located(key, text, Path.cwd())
     if Config.model_fields[key].annotation is str:
         return text
     try:
@@ -300,8 +329,11 @@ def _flag_value(key: str, text: str) -> object:
         return text
 
 
-def _absolute(value: object, folder: Path) -> object:
-    if not isinstance(value, str) or not value:
+def _located(key: str, value: object, folder: Path) -> object:
+    """The value of a key, made absolute if it is a path."""
+    if not _is_path(key) or not isinstance(value, str) or not value:
+        return value
+    if key == "resume" and _resumed(value) in {"", RESUME_NEWEST}:
         return value
     try:
         return str(folder / Path(value).expanduser())

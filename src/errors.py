@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_USER_ERROR = 2
+EXIT_STOPPED = 3  # a training that was stopped on request, with everything saved
 
 
 class UserError(Exception):

@@ -7,6 +7,7 @@ written whole or not at all. All functions take `str` or `Path`.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import uuid
@@ -15,12 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import h5py
 import numpy as np
 from PIL import ExifTags, Image
 
 from src.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+HDF5_SUFFIXES = frozenset({".h5", ".hdf5"})
+TARGET_SUFFIXES = frozenset({".png", ".pfm", ".npy", ".exr", ".tif", ".tiff"}) | HDF5_SUFFIXES
+
+# OpenCV reads OpenEXR only if this is set before it meets the first such file.
+os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
 
 # Only what the suffixes stand for: Pillow's other plug-ins include ones that start programs (EPS).
 _PIL_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
@@ -29,6 +37,15 @@ _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey + alpha", 6: "R
 _DPT_TAG = 202021.25
 _DPT_HEADER = struct.Struct("<fii")
 _PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d{1,9})\s+(\d{1,9})\s+([-+.\deE]{1,32})\s")
+_NPY_MAGIC = b"\x93NUMPY"
+_EXR_MAGIC = b"\x76\x2f\x31\x01"
+_EXR_CHANNELS = b"channels\0chlist\0"  # name and type of the attribute
+_EXR_WINDOW = b"dataWindow\0box2i\0"
+_EXR_CHANNEL = re.compile(rb"([ -~]{1,255})\0.{16}", re.DOTALL)
+_EXR_LIST = re.compile(rb"(?:[ -~]{1,255}\0.{16})+\0", re.DOTALL)
+_EXR_COLOURS = ([b"B", b"G", b"R"], [b"A", b"B", b"G", b"R"])
+_TIFF_MODES = ("F", "L", "I", "I;16", "I;16B")
+_MAP_DTYPES = "uif"  # NumPy's kinds of integers and floating-point numbers
 _JPEG_QUALITY = 95
 
 # EXIF 2.32, tag 0x0112: how the stored rows and columns lie -> what makes them upright.
@@ -240,6 +257,41 @@ def write_pfm(path: PathLike, values: np.ndarray) -> None:
     write_bytes(path, header + values[::-1].astype("<f4").tobytes())
 
 
+def read_target(path: PathLike, key: str = "") -> np.ndarray:
+    """Read the raw values of a disparity or depth map; the suffix decides the format.
+
+    `.png` (grey, 8 or 16 bits), `.pfm` (grey), `.npy` (integers or floating point, never
+    pickles), `.h5` and `.hdf5`, `.exr` (one channel, or R, G and B alike), `.tif` and `.tiff`
+    (one channel of integers or float32).
+
+    Args:
+        key: the name of the map inside HDF5 files; others do not look at it.
+
+    Returns:
+        float32 [H, W], any value, NaN and infinity included.
+
+    Raises:
+        UserError: missing, damaged, not what its suffix says, no map of numbers, or an HDF5 file
+            without `key`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in HDF5_SUFFIXES:
+        return _read_hdf5(path, key)
+    readers = {
+        ".png": read_grey,
+        ".pfm": read_pfm,
+        ".npy": _read_npy,
+        ".exr": _read_exr,
+        ".tif": _read_tiff,
+        ".tiff": _read_tiff,
+    }
+    if suffix not in readers:
+        raise UserError(
+            f"{path}: targets are {', '.join(sorted(TARGET_SUFFIXES))} files; convert it to one"
+        )
+    return readers[suffix](path)
+
+
 def list_images(folder: PathLike) -> tuple[list[Path], list[Path]]:
     """The files of a folder, not of its subfolders, each list sorted by name.
 
@@ -368,6 +420,136 @@ def _png_kind(path: PathLike, data: bytes, expected: str) -> tuple[int, int]:
 
 def _describe_png(bits: int, colour_type: int) -> str:
     return f"{bits}-bit {_PNG_COLOUR_TYPES.get(colour_type, 'unknown')}"
+
+
+def _read_npy(path: PathLike) -> np.ndarray:
+    """A .npy file of versions 1 and 2 (NumPy enhancement proposal 1): float32 [H, W]."""
+    data = _read_bytes(path)
+    if not data.startswith(_NPY_MAGIC):
+        raise UserError(f"{path}: not a .npy file; write it with numpy.save")
+    file = io.BytesIO(data)
+    with _decoding(path):
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, columns_first, dtype = read_header(file)
+    _check_map(path, "the array", shape, dtype)
+    values = data[file.tell() :]
+    expected = shape[0] * shape[1] * dtype.itemsize
+    if len(values) != expected:
+        raise UserError(
+            f"{path}: {shape[1]} x {shape[0]} values of {dtype} need {expected} bytes, the file "
+            f"has {len(values)}; copy or download it again"
+        )
+    order = "F" if columns_first else "C"
+    return _as_float32(np.frombuffer(values, dtype).reshape(shape, order=order))
+
+
+def _read_hdf5(path: PathLike, key: str) -> np.ndarray:
+    """The dataset `key` of an HDF5 file: float32 [H, W]."""
+    _read_bytes(path, 1)  # its messages
+    try:
+        # Without locks, which file systems over a network often refuse.
+        with h5py.File(path, "r", locking=False) as file:
+            found = file.get(key) if key else None
+            if not isinstance(found, h5py.Dataset):
+                there = ", ".join(_hdf5_datasets(file)[:10]) or "nothing"
+                raise UserError(f"{path}: has no dataset {key!r}, but {there}; set key to one")
+            _check_map(path, key, found.shape or (), found.dtype)
+            return _as_float32(found[()])
+    except UserError:
+        raise
+    except Exception as error:  # as in `_decoding`
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: no HDF5 file, or damaged ({reason}); download it again") from None
+
+
+def _hdf5_datasets(file: h5py.File) -> list[str]:
+    """The names of all datasets, in groups too."""
+    names: list[str] = []
+
+    def note(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset):
+            names.append(f"/{name}")
+
+    file.visititems(note)
+    return names
+
+
+def _read_exr(path: PathLike) -> np.ndarray:
+    """An OpenEXR image of one channel, or of equal ones: float32 [H, W]."""
+    data = _read_bytes(path)
+    if not data.startswith(_EXR_MAGIC):
+        raise UserError(f"{path}: not an OpenEXR file")
+    position, names = _exr_header(path, data)
+    if len(names) == 1 and len(names[0]) == 1:
+        # OpenCV knows a single channel as Y only; of Z, Blender's depth, it would make zeros.
+        data = data[:position] + b"Y" + data[position + 1 :]
+    elif names not in _EXR_COLOURS:
+        found = b", ".join(names).decode("ascii")
+        raise UserError(f"{path}: has the channels {found}; expected one, or R, G and B alike")
+    try:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        raise UserError(
+            f"{path}: this OpenCV cannot read OpenEXR files; set OPENCV_IO_ENABLE_OPENEXR=1, or "
+            "convert the maps to .npy or .pfm"
+        ) from None
+    if values is None:
+        raise UserError(f"{path}: truncated or damaged; copy or download it again")
+    if values.ndim == 3:
+        if not np.array_equal(values[..., :3], values[..., :1].repeat(3, 2), equal_nan=True):
+            raise UserError(f"{path}: R, G and B differ; expected a map of one value a pixel")
+        values = values[..., 0]
+    return _as_float32(values)
+
+
+def _exr_header(path: PathLike, data: bytes) -> tuple[int, list[bytes]]:
+    """Where the list of channels starts, and their names; raises where the image is too large.
+
+    An attribute of the header is name, type (each ends with 0), size (int32) and value. A channel
+    is its name and 16 bytes, the list ends with 0; a window is the first and the last column and
+    row (OpenEXR file layout, "Attribute Layout" and "Predefined Attribute Types").
+    """
+    begin, channels = _exr_attribute(data, _EXR_CHANNELS)
+    _, window = _exr_attribute(data, _EXR_WINDOW)
+    if not _EXR_LIST.fullmatch(channels) or len(window) != 16:
+        raise UserError(f"{path}: truncated or damaged; copy or download it again")
+    left, top, right, bottom = struct.unpack("<iiii", window)
+    _check_map(path, "the image", (bottom - top + 1, right - left + 1), np.dtype(np.float32))
+    return begin, _EXR_CHANNEL.findall(channels)
+
+
+def _exr_attribute(data: bytes, name_and_type: bytes) -> tuple[int, bytes]:
+    """Where its value starts, and the value, empty if there is none."""
+    begin = data.find(name_and_type) + len(name_and_type) + 4
+    size = int.from_bytes(data[begin - 4 : begin], "little")
+    return begin, data[begin : begin + size] if name_and_type in data else b""
+
+
+def _read_tiff(path: PathLike) -> np.ndarray:
+    """A TIFF of one channel: float32 [H, W]."""
+    image = _decode(path, _read_bytes(path))
+    if image.mode not in _TIFF_MODES:
+        raise UserError(f"{path}: expected one channel of numbers, found {image.mode}")
+    with _decoding(path):
+        return _as_float32(np.asarray(image))
+
+
+def _check_map(path: PathLike, what: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise unless it is a map of numbers that is small enough to be meant."""
+    if len(shape) != 2 or dtype.kind not in _MAP_DTYPES or min(shape) <= 0:
+        raise UserError(f"{path}: {what} is {dtype} {tuple(shape)}, expected numbers [H, W]")
+    if shape[0] * shape[1] > 2 * Image.MAX_IMAGE_PIXELS:
+        raise UserError(f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller")
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    """A contiguous float32 copy; what float32 cannot hold becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32, order="C")
 
 
 def _raw_floats(path: PathLike, data: bytes, height: int, width: int, dtype: str) -> np.ndarray:

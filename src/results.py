@@ -14,11 +14,9 @@ one process puts them in the benchmark's order: the results do not depend on how
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from typing import Any
 
 from src.errors import UserError
 from src.image_io import write_bytes
+from src.locks import exclusive
 from src.metrics import DEPTH_COLUMNS, ORDINAL_COLUMNS
 from src.report import read_results
 from src.summary import Result, Row
@@ -106,20 +105,9 @@ class ResultFiles:
         Raises:
             UserError: one is at work there.
         """
-        try:
-            self.folder.mkdir(exist_ok=True)
-            folder = os.open(self.folder, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        busy = f"ann_file: another evaluation writes to {self.folder}; wait, or choose another"
+        with exclusive(self.folder, busy):
             yield
-        except BlockingIOError:
-            raise UserError(
-                f"ann_file: another evaluation writes to {self.folder}; wait, or choose another"
-            ) from None
-        finally:
-            os.close(folder)
 
     def _reopen(self, name: str) -> None:
         """Take the good rows of a complete benchmark as the beginning of another try."""

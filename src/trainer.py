@@ -1,46 +1,62 @@
-"""Training: optimizer, schedule, train step, Model.train and the run folder."""
+"""Training: optimizer, schedule, Model.train and the run around it."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
+import hashlib
 import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from mindspore import Model, Tensor, nn, ops
+from mindspore import Model, Parameter, Tensor, amp, nn
+from mindspore.train import Callback, RunContext
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from src import checkpoint
-from src.callbacks import CheckpointSaver, Guard, Progress
-from src.config import Config
-from src.data.training import Augmentation, TrainingData, find_pairs, make_dataset
+from src import checkpoint, run_folder, runtime
+from src.callbacks import (
+    Advance,
+    CheckpointSaver,
+    Clock,
+    Guard,
+    Position,
+    Progress,
+    Stopper,
+    Validation,
+    Watch,
+)
+from src.compile_cache import CompileCache
+from src.config import RESUME_NEWEST, Config
+from src.data.mixdata import Pair, find_pairs, hold_out
+from src.data.training import Augmentation, TrainingData, make_dataset
 from src.errors import UserError
+from src.events import Events
+from src.locks import exclusive
 from src.loss import ScaleShiftInvariantLoss
 from src.midas_net import MidasNet
+from src.run_folder import Checkpoints, Snapshot
 from src.runlog import log_to
+from src.stop_signals import STOP
+from src.train_step import TrainStep, mixed_precision
+from src.validation import Validator
 
 LOG = logging.getLogger("midas")
 
-
-class TrainStep(nn.Cell):
-    """One optimizer step on a batch; returns the loss and its data and gradient terms."""
-
-    def __init__(self, network: nn.Cell, loss: nn.Cell, optimizer: nn.Optimizer) -> None:
-        super().__init__(auto_prefix=False)
-        self.network = network
-        self.loss = loss
-        self.optimizer = optimizer
-        self.value_and_grad = ops.value_and_grad(
-            self.forward, None, optimizer.parameters, has_aux=True
-        )
-
-    def forward(self, image: Tensor, disparity: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        return self.loss(self.network(image), disparity, mask)
-
-    def construct(self, image: Tensor, disparity: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        losses, gradients = self.value_and_grad(image, disparity, mask)
-        return ops.depend(losses, self.optimizer(gradients))
+# What a resumed run must share with the run it continues.
+_SHARED = (
+    *("in_channels", "groups", "width_per_group", "layers", "features"),
+    *("img_width", "img_height", "nm_img_mean", "nm_img_std", "keep_aspect_ratio"),
+    *("batch_size", "crop_min_scale", "flip_probability", "on_bad_sample", "seed", "amp_level"),
+    *("loss", "alpha", "scales", "sign_weight"),
+)
+# What it may change, which is noted.
+_CHANGEABLE = (
+    *("epoch_size", "lr_decay", "power", "backbone_params_lr", "backbone_params_end_lr"),
+    *("no_backbone_params_lr", "no_backbone_params_end_lr"),
+)
 
 
 def learning_rates(start: float, end: float, power: float, steps: int, decay: bool) -> np.ndarray:
@@ -61,52 +77,329 @@ def make_optimizer(network: MidasNet, backbone_lr: np.ndarray, decoder_lr: np.nd
     return nn.Adam(groups, learning_rate=decoder_lr.tolist(), beta1=0.9, beta2=0.999)
 
 
-def train(config: Config) -> Path:
-    """Train a MidasNet; returns the folder of the run.
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
 
-    The folder holds the resolved config.yaml, train.log, metrics.csv, curves.png and
-    ckpt/Midas_<rank>-<epoch>_<step>.ckpt.
+    Attributes:
+        run: its folder.
+        finished: all epochs are done; else it was stopped on request, and saved.
+    """
+
+    run: Path
+    finished: bool
+
+
+def train(config: Config) -> Outcome:
+    """Train a MidasNet, or continue a training; see `run_folder` for what it leaves.
+
+    In a run of several processes all call this; the first alone writes.
 
     Raises:
-        UserError: bad data, weights or run folder, or a loss that is not finite.
+        UserError: bad data, weights or run folder, a run that cannot be continued, a loss that is
+            not finite, or a full disk.
     """
-    if config.run_distribute or config.resume:
-        raise UserError("run_distribute, resume: training has neither yet; leave both False")
-    pairs = find_pairs(config.train_data_dir, config.mixdata)
-    data = TrainingData(pairs, _augmentation(config), config.seed)
-    dataset = make_dataset(data, config.batch_size, config.num_parallel_workers)
+    pairs, held_out = _split(config)
     network = MidasNet(**config.network())
-    origin = _initialize(network, config.model_weights)
-    run = _create_run(config)
-    with log_to(run / "train.log"), logging_redirect_tqdm([LOG]):
+    run, snapshot = _find_run(config)
+    if snapshot is None:
+        origin = _initialize(network, config.model_weights)
+    else:
+        origin = f"resumed after epoch {snapshot.epoch} step {snapshot.step} of {run}"
+    run = run or _create_run(config)
+    busy = f"run_name: another training writes to {run}; wait, or choose another name"
+    writes = runtime.rank_and_size()[0] == 0
+    with (
+        exclusive(run, busy) if writes else nullcontext(),
+        log_to(run / "train.log") if writes else nullcontext(),
+        logging_redirect_tqdm([LOG]),
+    ):
         LOG.info(origin)
-        steps = dataset.get_dataset_size()
-        LOG.info(
-            "%d images, %d epochs of %d steps, batch %d, run folder %s",
-            len(data),
-            config.epoch_size,
-            steps,
+        training = _Training(config, run, network, pairs, held_out)
+        if snapshot is not None:
+            training.go_on_from(snapshot)
+        finished = training.run_steps()
+        runtime.barrier()  # nobody leaves before everything is saved
+    return Outcome(run, finished)
+
+
+def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on, and held-out ones."""
+    pairs = find_pairs(config.train_data_dir, config.mixdata)
+    if not config.val_mixdata:
+        return hold_out(pairs, config.val_share, config.seed)
+    if config.val_share:
+        raise UserError("val_mixdata, val_share: held-out images come from one of them; drop one")
+    return pairs, find_pairs(config.train_data_dir, config.val_mixdata)
+
+
+def _find_run(config: Config) -> tuple[Path | None, Snapshot | None]:
+    """The run to continue, None for a new one, and the checkpoint to go on from, None for its
+    beginning. The first process decides, and tells the others."""
+    choice = ""
+    if config.resume and runtime.rank_and_size()[0] == 0:
+        choice = "\n".join(str(path or "") for path in _choose_run(config))
+    run, _, weights = runtime.broadcast_text(choice).partition("\n")
+    if not weights:
+        return (Path(run) if run else None), None
+    return Path(run), Checkpoints(Path(run), config.keep_checkpoint_max).load(Path(weights))
+
+
+def _choose_run(config: Config) -> tuple[Path | None, Path | None]:
+    if config.resume != RESUME_NEWEST:
+        return run_folder.run_of(Path(config.resume)), Path(config.resume)
+    run = run_folder.find(Path(config.run_path), config.run_name)
+    if run is None:
+        LOG.info("resume: no run in %s to continue, so a new one begins", config.run_path)
+        return None, None
+    return run, Checkpoints(run, config.keep_checkpoint_max).newest()
+
+
+def _create_run(config: Config) -> Path:
+    """A new folder with the resolved configuration, of the same name in all processes."""
+    name = ""
+    if runtime.rank_and_size()[0] == 0:
+        run = run_folder.create(Path(config.run_path), config.run_name)
+        config.model_copy(update={"run_name": run.name, "resume": ""}).save(run / "config.yaml")
+        name = str(run)
+    return Path(runtime.broadcast_text(name))
+
+
+class _Training:
+    """A run from its first or next step to its end."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        network: MidasNet,
+        pairs: Sequence[Pair],
+        held_out: Sequence[Pair],
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.network = network
+        self.held_out = held_out
+        self.rank, self.ranks = runtime.rank_and_size()
+        self.data = TrainingData(
+            pairs,
+            _augmentation(config),
+            config.seed,
             config.batch_size,
-            run,
+            self.rank,
+            self.ranks,
+            config.on_bad_sample == "skip",
         )
-        backbone_lr, decoder_lr = _schedules(config, steps * config.epoch_size)
-        step = TrainStep(
-            network,
-            ScaleShiftInvariantLoss(
-                config.alpha, config.scales, config.sign_weight, kind=config.loss
-            ),
-            make_optimizer(network, backbone_lr, decoder_lr),
+        self.position = Position(config.epoch_size, self.data.steps)
+        self.rates = _schedules(config, self.data.steps * config.epoch_size)
+        self.optimizer = make_optimizer(self.network, *self.rates)
+        self.scaler = (
+            amp.DynamicLossScaler(config.loss_scale, 2, config.loss_scale_window)
+            if config.amp_level != "O0"
+            else None
+        )
+        self.loss = ScaleShiftInvariantLoss(
+            config.alpha, config.scales, config.sign_weight, kind=config.loss
+        )
+        self.checkpoints = Checkpoints(run, config.keep_checkpoint_max)
+        self.best_loss = math.inf
+        self.step = TrainStep(
+            mixed_precision(self.network, config.amp_level),
+            self.loss,
+            self.optimizer,
+            self.scaler,
+            self.ranks,
         ).set_train()
-        saver = CheckpointSaver(
-            network, run / "ckpt", config.save_checkpoint_epochs, config.keep_checkpoint_max
+
+    def run_steps(self) -> bool:
+        """Train to the end, or until a signal stops it; whether it came to the end."""
+        position = self.position
+        if self.rank == 0:
+            self.checkpoints.rewind(position.epoch, position.step)
+        if position.finished:
+            LOG.info("%s is finished: %d epochs are done", self.run, position.epoch)
+            return True
+        LOG.info(
+            "%d images, %d epochs of %d steps, batch %d%s, %s, run folder %s",
+            len(self.data),
+            position.epochs,
+            position.steps,
+            self.config.batch_size,
+            f" on each of {self.ranks} devices" if self.ranks > 1 else "",
+            f"{len(self.held_out)} held-out images" if self.held_out else "no held-out images",
+            self.run,
         )
-        progress = Progress(
-            run, steps, config.epoch_size, config.batch_size, backbone_lr, decoder_lr
+        stopper = Stopper(self.step, position, STOP)
+        with self._watching() as (watchers, watch):
+            STOP.accept()
+            callbacks = [
+                Advance(position),
+                _CompileOnce(self._compile_cache()),
+                Guard(self.data, position, self.run if self.rank == 0 else None),
+                *watchers,
+                self._validation(watch),
+                *([self._saver(watch)] if watch else []),
+                stopper,
+                Clock(position),
+            ]
+            model = Model(self.step)
+            while not (position.finished or stopper.stopped):
+                self._train_epochs(model, callbacks)
+        return position.finished
+
+    def _train_epochs(self, model: Model, callbacks: list[Callback]) -> None:
+        """The rest of an epoch that was begun, or all that are left."""
+        position = self.position
+        epoch, step = divmod(position.done, position.steps)
+        last = epoch + 1 if step else position.epochs
+        dataset = make_dataset(self.data, self.config.num_parallel_workers, epoch, step)
+        model.train(last, dataset, callbacks, dataset_sink_mode=False, initial_epoch=epoch)
+
+    @contextmanager
+    def _watching(self) -> Iterator[tuple[list[Callback], Watch | None]]:
+        """What writes progress and validation, in the first process."""
+        if self.rank:
+            yield [], None
+            return
+        with ExitStack() as stack:
+            events = stack.enter_context(closing(Events(self.run, self.position.done + 1)))
+            watch = Watch(self.run, self.network, self.checkpoints, events, self.best_loss)
+            stack.enter_context(closing(watch))
+            progress = Progress(
+                self.run,
+                self.position,
+                self.config.batch_size * self.ranks,
+                self.rates,
+                events,
+                watch.table.rows,
+            )
+            stack.enter_context(closing(progress))
+            yield [progress], watch
+
+    def _validation(self, watch: Watch | None) -> Validation:
+        def validator(pairs: Sequence[Pair], rank: int, ranks: int) -> Validator:
+            config = self.config
+            return Validator(
+                self.network,
+                self.loss,
+                pairs,
+                config.img_height,
+                config.img_width,
+                config.nm_img_mean,
+                config.nm_img_std,
+                config.keep_aspect_ratio,
+                config.batch_size,
+                rank,
+                ranks,
+                runtime.sum_over_ranks,
+            )
+
+        held_out = validator(self.held_out, self.rank, self.ranks) if self.held_out else None
+        examples = held_out or validator(self.data.pairs, 0, 1)
+        return Validation(held_out, examples, self.position, self.config.eval_interval, watch)
+
+    def _saver(self, watch: Watch) -> CheckpointSaver:
+        return CheckpointSaver(
+            self.network,
+            self.checkpoints,
+            watch.events,
+            self.position,
+            self.config.save_checkpoint_epochs,
+            self.config.save_checkpoint_steps,
+            lambda: {name: value.asnumpy() for name, value in self._state().items()},
+            lambda: {
+                "done": self.position.done,
+                "best_loss": watch.best_loss if math.isfinite(watch.best_loss) else None,
+                "shared": self._shared(),
+                "changeable": _values(self.config, _CHANGEABLE),
+            },
         )
-        with contextlib.closing(progress):
-            callbacks = [Guard(data, config.batch_size), progress, saver]
-            Model(step).train(config.epoch_size, dataset, callbacks, dataset_sink_mode=False)
-    return run
+
+    def _state(self) -> dict[str, Parameter]:
+        """All that changes in training beside the network, by name."""
+        known = {parameter.name for parameter in self.network.get_parameters()}
+        state = {
+            parameter.name: parameter
+            for parameter in self.optimizer.get_parameters()
+            if parameter.name not in known and not parameter.name.startswith("learning_rate")
+        }
+        if self.scaler is not None:
+            scaler = (self.scaler.scale_value, self.scaler.counter)
+            state |= {parameter.name: parameter for parameter in scaler}
+        return state
+
+    def _shared(self) -> dict[str, Any]:
+        """What a run that continues this one must share with it."""
+        lines = "\n".join(f"{p.source} {p.image.name} {p.target.name}" for p in self.data.pairs)
+        return {
+            **_values(self.config, _SHARED),
+            "processes": self.ranks,
+            "training images": f"{len(self.data)}, list {_digest(lines)}",
+        }
+
+    def go_on_from(self, snapshot: Snapshot) -> None:
+        """Take weights, optimizer, loss scale and position from a checkpoint.
+
+        Raises:
+            UserError: it is of another network, or its run had other settings.
+        """
+        facts = snapshot.facts
+        for key, value in self._shared().items():
+            if (before := facts["shared"].get(key)) != value:
+                raise UserError(
+                    f"resume: {key} is {value}, but was {before} in {self.run}; use --config_path "
+                    f"{self.run / 'config.yaml'}, or start a new run without --resume"
+                )
+        where = self.run / "ckpt" / f"Midas_0-{snapshot.epoch}_{snapshot.step}.ckpt"
+        checkpoint.fill(self.network, where, snapshot.weights)
+        state = self._state()
+        shapes = {name: tuple(parameter.shape) for name, parameter in state.items()}
+        found = {name: tuple(parameter.shape) for name, parameter in snapshot.state.items()}
+        if problem := checkpoint.mismatch(shapes, found):
+            raise UserError(f"resume: the state beside {where} does not fit: {problem}")
+        for name, parameter in state.items():
+            parameter.set_data(Tensor(snapshot.state[name].asnumpy(), parameter.dtype))
+        self.position.done = facts["done"]
+        self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
+        for key, value in _values(self.config, _CHANGEABLE).items():
+            if (before := facts["changeable"].get(key)) != value:
+                LOG.warning("%s changed from %s to %s", key, before, value)
+
+    def _compile_cache(self) -> CompileCache:
+        """Where graphs are kept that are made of the same things as this run's."""
+        config = self.config
+        facts = {**self._shared(), "device": config.device_target, "steps": len(self.rates[0])}
+        root = Path(config.compile_cache) if config.compile_cache else None
+        return CompileCache(root, facts, self.rank)
+
+
+class _CompileOnce(Callback):
+    """Has the train step's graph, which the first step compiles, cached."""
+
+    def __init__(self, cache: CompileCache) -> None:
+        self.cache = cache
+        self.first = True
+
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        """Open the cache for the first step."""
+        if self.first:
+            self.cache.open()
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """Close it after that."""
+        if self.first:
+            self.cache.close()
+            self.first = False
+
+
+def _values(config: Config, keys: Sequence[str]) -> Mapping[str, Any]:
+    """Values of the configuration as JSON returns them."""
+    values = config.model_dump(mode="json")
+    return {key: values[key] for key in keys}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _augmentation(config: Config) -> Augmentation:
@@ -142,20 +435,3 @@ def _initialize(network: MidasNet, weights: str) -> str:
         "slowly and generalises worse than one pretrained on images. The published accuracy starts "
         "from the weights ResNeXt-101 32x8d WSL"
     )
-
-
-def _create_run(config: Config) -> Path:
-    """A new folder with the resolved configuration."""
-    name = config.run_name or datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    run = Path(config.run_path) / name
-    try:
-        run.mkdir(parents=True)
-        (run / "ckpt").mkdir()
-    except FileExistsError:
-        raise UserError(
-            f"run_name: {run} exists and is not overwritten; choose another name, or move it away"
-        ) from None
-    except OSError as error:
-        raise UserError(f"run_path: cannot create {run}: {error.strerror}") from None
-    config.model_copy(update={"run_name": name}).save(run / "config.yaml")
-    return run

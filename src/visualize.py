@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -21,7 +22,14 @@ ERROR_LIMIT = 0.5  # |z - z*| / z* at the bright end
 PANEL_WIDTH = 640  # pixels, at most
 _SPARSE = 0.3  # of a panel's pixels measured: fewer are hard to see as single points
 _PERCENTILES = (1, 99)  # of a map's finite values, so that an outlier does not darken the rest
-_MOST_POINTS = 2000  # of a curve; a picture shows no more
+_BINS = 100  # of a curve: enough to show a trend, and each holds enough steps to show one
+_LOG_FROM = 5  # times its smallest value: a curve that reaches higher gets a logarithmic axis
+_CURVES = {  # column of metrics.csv -> title
+    "loss": "total loss",
+    "data_loss": "data term",
+    "gradient_loss": "gradient-matching term",
+    "gradient_norm": "gradient norm",
+}
 
 
 class Panel(NamedTuple):
@@ -201,42 +209,98 @@ def write_depth_picture(path: Path, image: np.ndarray, prediction: np.ndarray) -
     write_image(path, side_by_side([image, colourize(prediction)]))
 
 
-def plot_curves(rows: Sequence[dict[str, float]], steps: int, path: Path) -> None:
-    """Draw loss and learning rates of a training run over its epochs.
+def plot_curves(
+    rows: Sequence[Mapping[str, float]],
+    steps: int,
+    path: Path,
+    validation: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Draw the losses, gradient norm and learning rates of a training run over its epochs.
+
+    Each has axes of its own, scaled to its trend. A line is the mean and its band the middle 80 %
+    of up to `_BINS` equal stretches of the run, so that any number of steps can be drawn. Values
+    that are not finite are left out.
 
     Args:
-        rows: the rows of metrics.csv.
+        rows: the rows of metrics.csv, at least one.
         steps: of an epoch.
         path: the PNG to write.
+        validation: the rows of validation.csv; their loss joins the total loss, and AbsRel gets
+            axes of its own.
     """
-    stride = max(1, len(rows) // _MOST_POINTS)
-    epochs = np.arange(1, len(rows) + 1) / steps
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    for name, label in (
-        ("loss", "total"),
-        ("data_loss", "data term"),
-        ("gradient_loss", "gradient term"),
-    ):
-        values = np.array([row[name] for row in rows])
-        (line,) = top.plot(epochs[::stride], values[::stride], alpha=0.25, linewidth=0.8)
-        means = values[: len(values) // steps * steps].reshape(-1, steps).mean(axis=1)
-        top.plot(
-            np.arange(1, len(means) + 1),
-            means,
-            ".-",
-            color=line.get_color(),
-            label=f"{label}, mean",
-        )
-    positive = any(row["loss"] > 0 for row in rows)  # not so in a run that died at once
-    top.set(ylabel="loss", yscale="log" if positive else "linear")
-    top.legend()
-    top.grid(alpha=0.3, which="both")
-    for name, label in (("backbone_lr", "backbone"), ("decoder_lr", "decoder")):
-        bottom.plot(epochs[::stride], [row[name] for row in rows][::stride], label=label)
-    bottom.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    bottom.legend()
-    bottom.grid(alpha=0.3)
+    epochs = _column(rows, "epoch") - 1 + _column(rows, "step") / steps
+    right = "abs_rel" if validation else "loss"
+    figure = Figure(figsize=(11, 8.5))
+    # By hand: to let Matplotlib find these takes as long as the drawing itself.
+    figure.subplots_adjust(0.065, 0.06, 0.985, 0.965, wspace=0.16, hspace=0.28)
+    axes = figure.subplot_mosaic(
+        [["loss", right], ["data_loss", "gradient_loss"], ["gradient_norm", "rates"]]
+    )
+    for part in axes.values():
+        part.set_xlim(0, epochs.max())
+    for name, title in _CURVES.items():
+        values = _column(rows, name)
+        trends = [_draw_trend(axes[name], epochs, values, "training")]
+        if name == "loss" and validation:
+            trends.append(_draw_points(axes[name], validation, name, "validation"))
+            axes[name].legend()
+        _scale(axes[name], np.concatenate(trends), title)
+    if validation:
+        trend = _draw_points(axes["abs_rel"], validation, "abs_rel", "AbsRel")
+        _scale(axes["abs_rel"], trend, "AbsRel after alignment, validation")
+    trends = [
+        _draw_trend(axes["rates"], epochs, _column(rows, f"{part}_lr"), part)
+        for part in ("backbone", "decoder")
+    ]
+    axes["rates"].legend()
+    _scale(axes["rates"], np.concatenate(trends), "learning rate")
+    for name in ("gradient_norm", "rates"):
+        axes[name].set_xlabel("epoch")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     write_image(path, np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _column(rows: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], np.float64)
+
+
+def _draw_trend(axes: Axes, epochs: np.ndarray, values: np.ndarray, label: str) -> np.ndarray:
+    """Draw the mean and the middle 80 % of equal stretches; returns the means, [<= _BINS]."""
+    finite = np.isfinite(values)
+    count = min(_BINS, np.count_nonzero(finite))
+    if count == 0:
+        return np.empty(0)
+    places = np.array_split(epochs[finite], count)
+    stretches = np.array_split(values[finite], count)
+    at = [place.mean() for place in places]
+    means = np.array([stretch.mean() for stretch in stretches])
+    low, high = np.transpose([np.percentile(stretch, (10, 90)) for stretch in stretches])
+    (line,) = axes.plot(at, means, "." if count == 1 else "-", label=label)
+    axes.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return means
+
+
+def _draw_points(
+    axes: Axes, rows: Sequence[Mapping[str, float]], name: str, label: str
+) -> np.ndarray:
+    """Draw a value of each validation, in the second colour; returns the finite ones."""
+    values = _column(rows, name)
+    style = ".-" if len(rows) <= _BINS else "-"
+    axes.plot(_column(rows, "epoch"), values, style, color="C1", label=label)
+    return values[np.isfinite(values)]
+
+
+def _scale(axes: Axes, trend: np.ndarray, title: str) -> None:
+    """Fit the vertical axis to a trend [N], a logarithmic one if it covers much and is positive."""
+    axes.set_title(title, fontsize="medium")
+    axes.grid(alpha=0.3, which="both")
+    if trend.size == 0:
+        return
+    low, high = float(trend.min()), float(trend.max())
+    if low > 0 and high / low > _LOG_FROM:
+        margin = (high / low) ** 0.1
+        axes.set(yscale="log", ylim=(low / margin, high * margin))
+        return
+    margin = 0.1 * (high - low) or 0.1 * abs(high) or 0.1
+    axes.set_ylim(low - margin, high + margin)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from src import image_io
 from src.errors import UserError
@@ -516,6 +522,229 @@ def test_a_wrong_dpt_file_is_named_with_the_reason(tmp_path, data, message):
 def test_a_wrong_pfm_file_is_named_with_the_reason(tmp_path, data, message):
     with pytest.raises(UserError, match=rf"a\.pfm: .*{message}"):
         image_io.read_pfm(put(tmp_path / "a.pfm", data))
+
+
+# --- targets of training -----------------------------------------------------------------------
+
+
+def npy(values: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, **options)
+    return buffer.getvalue()
+
+
+def hdf5(**datasets: object) -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, values in datasets.items():
+            file[name] = values
+    return buffer.getvalue()
+
+
+def tiff(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def exr(**channels: np.ndarray) -> bytes:
+    """An uncompressed scan-line OpenEXR file of float32 channels ("OpenEXR File Layout")."""
+    names = sorted(channels)
+    height, width = channels[names[0]].shape
+
+    def attribute(name: str, kind: str, value: bytes) -> bytes:
+        return f"{name}\0{kind}\0".encode() + struct.pack("<i", len(value)) + value
+
+    entries = [name.encode() + b"\0" + struct.pack("<iB3xii", 2, 0, 1, 1) for name in names]
+    window = struct.pack("<iiii", 0, 0, width - 1, height - 1)
+    header = b"".join(
+        [
+            b"\x76\x2f\x31\x01" + struct.pack("<i", 2),
+            attribute("channels", "chlist", b"".join(entries) + b"\0"),
+            attribute("compression", "compression", b"\0"),
+            attribute("dataWindow", "box2i", window),
+            attribute("displayWindow", "box2i", window),
+            attribute("lineOrder", "lineOrder", b"\0"),
+            attribute("pixelAspectRatio", "float", struct.pack("<f", 1)),
+            attribute("screenWindowCenter", "v2f", struct.pack("<ff", 0, 0)),
+            attribute("screenWindowWidth", "float", struct.pack("<f", 1)),
+            b"\0",
+        ]
+    )
+    rows = [
+        struct.pack("<ii", y, 4 * width * len(names))
+        + b"".join(struct.pack(f"<{width}f", *map(float, channels[name][y])) for name in names)
+        for y in range(height)
+    ]
+    start = len(header) + 8 * height
+    offsets = [start + sum(map(len, rows[:y])) for y in range(height)]
+    return header + struct.pack(f"<{height}Q", *offsets) + b"".join(rows)
+
+
+MAP = np.array([[0, 1.5, np.nan], [np.inf, -2, 1e-20]], np.float32)
+GREY = np.array([[0, 1, 255], [3, 128, 7]], np.uint8)
+SIXTEEN = np.array([[0, 1, 65535], [3, 1000, 7]], np.uint16)
+
+TARGETS = {
+    "8.png": (file_formats.png(GREY), GREY),
+    "16.PNG": (file_formats.png(SIXTEEN), SIXTEEN),
+    "a.pfm": (file_formats.pfm(MAP), MAP),
+    "a.npy": (npy(MAP), MAP),
+    "columns_first.npy": (npy(np.asfortranarray(MAP)), MAP),
+    "big_endian.npy": (npy(MAP.astype(">f8")), MAP),
+    "half.npy": (npy(MAP.astype(np.float16)), MAP.astype(np.float16)),
+    "whole.npy": (npy(np.array([[-3, 0, 2**30]])), [[-3, 0, 2**30]]),
+    "beyond.npy": (npy(np.array([[1e300, -1e300, 2]])), [[np.inf, -np.inf, 2]]),
+    "a.h5": (hdf5(depth=MAP), MAP),
+    "a.HDF5": (hdf5(depth=SIXTEEN), SIXTEEN),
+    "grey.exr": (exr(Y=MAP), MAP),
+    "blender.exr": (exr(Z=MAP), MAP),
+    "colours.exr": (exr(R=MAP, G=MAP, B=MAP), MAP),
+    "alpha.exr": (exr(R=MAP, G=MAP, B=MAP, A=MAP + 1), MAP),
+    "float.tif": (tiff(MAP), MAP),
+    "16.tiff": (tiff(SIXTEEN), SIXTEEN),
+    "8.tif": (tiff(GREY), GREY),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_is_read_with_the_raw_values_of_its_file(tmp_path, name):
+    data, expected = TARGETS[name]
+    read = image_io.read_target(put(tmp_path / name, data), "/depth")
+    assert read.dtype == np.float32
+    assert read.flags.writeable
+    np.testing.assert_array_equal(read, np.asarray(expected, np.float32))
+
+
+def test_an_exr_that_opencv_wrote_is_read(tmp_path):
+    """Compressed, and with half-precision values: what tools write by default."""
+    image_io.read_target(put(tmp_path / "a.exr", exr(Y=MAP)))  # OpenEXR is on by now
+    values = np.arange(2000, dtype=np.float32).reshape(40, 50)
+    half = [cv2.IMWRITE_EXR_TYPE, cv2.IMWRITE_EXR_TYPE_HALF]
+    for image, options in ((values, []), (np.dstack([values] * 3), []), (values, half)):
+        assert cv2.imwrite(str(tmp_path / "b.exr"), image, options)
+        np.testing.assert_array_equal(image_io.read_target(tmp_path / "b.exr"), values)
+
+
+def test_an_opencv_without_openexr_is_one_line(tmp_path):
+    """OpenCV decides once a process, so this is one of its own."""
+    path = put(tmp_path / "a.exr", exr(Y=MAP))
+    code = (
+        "import os; os.environ['OPENCV_IO_ENABLE_OPENEXR'] = '0'\n"
+        "from src import errors, image_io\n"
+        f"try:\n    image_io.read_target({str(path)!r})\n"
+        "except errors.UserError as error:\n    print(error)\n"
+    )
+    root = Path(image_io.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"{path}: this OpenCV cannot read OpenEXR files; set OPENCV_IO")
+    assert done.stdout.count("\n") == 1
+
+
+def test_a_dataset_in_a_group_is_found_and_a_missing_one_gets_a_list(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["maps/left/depth"] = MAP
+        file["image"] = GREY
+    np.testing.assert_array_equal(image_io.read_target(path, "maps/left/depth"), MAP)
+    for key in ("/depth", "", "maps/left"):
+        with pytest.raises(UserError) as caught:
+            image_io.read_target(path, key)
+        assert str(caught.value) == (
+            f"{path}: has no dataset {key!r}, but /image, /maps/left/depth; set key to one"
+        )
+
+
+def exr_of_size(width: int, height: int) -> bytes:
+    """A header that claims this size, as damage can; OpenCV would ask for the memory."""
+    window = struct.pack("<iiii", 0, 0, width - 1, height - 1)
+    return exr(Y=MAP).replace(struct.pack("<iiii", 0, 0, 2, 1), window)
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("the file ran code",)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.npy", npy(np.array([[Bomb()]], dtype=object), allow_pickle=True), "object"),
+        ("a.npy", pickle.dumps(Bomb()), "not a .npy file"),
+        ("a.npy", npy(np.zeros(6)), r"float64 \(6,\), expected numbers \[H, W\]"),
+        ("a.npy", npy(np.zeros((2, 3, 1))), r"float64 \(2, 3, 1\)"),
+        ("a.npy", npy(np.zeros((2, 3), bool)), "bool"),
+        ("a.npy", npy(np.zeros((2, 3), complex)), "complex128"),
+        ("a.npy", npy(np.zeros((2, 0))), r"\(2, 0\)"),
+        ("a.npy", npy(MAP)[:-1], "3 x 2 values of float32 need 24 bytes, the file has 23"),
+        ("a.npy", npy(MAP) + b"\0", "the file has 25"),
+        ("a.npy", npy(MAP).replace(b"(2, 3)", b"(9e9,)"), "damaged"),
+        ("a.npy", npy(MAP).replace(b"(2, 3), }   ", b"(99999,99999)}"), "more than .* pixels"),
+        ("a.npy", npy(MAP).replace(b"\x01\x00", b"\x09\x00", 1), "damaged"),
+        ("a.h5", b"not HDF5", "no HDF5 file"),
+        ("a.h5", hdf5(depth=MAP)[:1000], "no HDF5 file"),
+        ("a.h5", hdf5(depth=np.zeros((2, 3, 4))), r"/depth is float64 \(2, 3, 4\)"),
+        ("a.h5", hdf5(depth="text"), "/depth is object"),
+        ("a.h5", hdf5(depth=h5py.Empty("f")), r"/depth is float32 \(\)"),
+        ("a.h5", hdf5(), "but nothing"),
+        ("a.exr", file_formats.png(GREY), "not an OpenEXR file"),
+        ("a.exr", exr(Y=MAP)[:-1], "truncated or damaged"),
+        ("a.exr", exr(Y=MAP)[:60], "truncated or damaged"),
+        ("a.exr", exr(Y=MAP)[:8], "truncated or damaged"),
+        ("a.exr", exr(X=MAP, Y=MAP), "channels X, Y; expected one"),
+        ("a.exr", exr(**{"Layer.Z": MAP}), "channels Layer.Z; expected one"),
+        ("a.exr", exr(R=MAP, G=MAP, B=MAP + 1), "R, G and B differ"),
+        ("a.exr", exr(R=MAP, G=MAP + 1, B=MAP), "R, G and B differ"),
+        ("a.exr", exr_of_size(99_999, 99_999), "more than .* pixels"),
+        ("a.exr", exr_of_size(0, 5), "expected numbers"),
+        ("a.exr", exr(Y=MAP).replace(b"dataWindow", b"dateWindow"), "truncated or damaged"),
+        ("a.tif", b"not a TIFF", "not an image"),
+        ("a.tif", tiff(MAP)[:-4], "truncated or damaged"),
+        ("a.tif", tiff(random_rgb()), "found RGB"),
+        ("a.jpg", jpeg(random_rgb()), "targets are .exr, .h5, .hdf5, .npy, .pfm, .png, .tif"),
+        ("a.png", jpeg(random_rgb()), "not a PNG"),
+    ],
+)
+def test_a_wrong_target_is_named_with_the_reason(tmp_path, name, data, message):
+    path = put(tmp_path / name, data)
+    with pytest.raises(UserError, match=message) as caught:
+        image_io.read_target(path, "/depth")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", sorted(image_io.TARGET_SUFFIXES))
+def test_a_missing_target_a_folder_and_an_empty_file_are_named(tmp_path, suffix):
+    for name, message in (("no", "no such file"), ("dir", "is a folder"), ("nil", "is empty")):
+        path = tmp_path / f"{name}{suffix}"
+        if name == "dir":
+            path.mkdir()
+        elif name == "nil":
+            path.touch()
+        with pytest.raises(UserError, match=message) as caught:
+            image_io.read_target(path, "/depth")
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged tags
+@BOUNDED
+@given(data=st.data())
+def test_a_damaged_target_never_raises_anything_but_a_user_error(tmp_path, data):
+    name = data.draw(st.sampled_from(["a.npy", "a.h5", "float.tif"]))
+    damaged = bytearray(TARGETS[name][0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = put(tmp_path / name, bytes(damaged))
+    try:
+        values = image_io.read_target(path, "/depth")
+    except UserError as error:
+        assert str(error).startswith(f"{path}: ")
+        assert "\n" not in str(error)
+    else:
+        assert values.dtype == np.float32
+        assert values.ndim == 2
 
 
 # --- folders -----------------------------------------------------------------------------------

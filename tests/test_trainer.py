@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,13 @@ import pytest
 from mindspore import nn
 from PIL import Image
 
-from src.callbacks import METRICS, CheckpointSaver, Guard
+from src.callbacks import METRICS, CheckpointSaver, Guard, Position
 from src.config import Config, load_config
 from src.errors import UserError
 from src.midas_net import MidasNet
+from src.run_folder import Checkpoints
+from src.stop_signals import StopSignals
+from src.train_step import StepOutputs
 from src.trainer import learning_rates, make_optimizer, train
 from tests import file_formats
 
@@ -49,6 +53,7 @@ def small_config(root: Path, network: dict, **changes: object) -> Config:
         **{"backbone_params_lr": 0.001, "backbone_params_end_lr": 0.0},
         **{"lr_decay": True, "power": 2.0, "save_checkpoint_epochs": 5, "keep_checkpoint_max": 2},
         **{"train_data_dir": root, "run_path": root / "runs", "run_name": "first"},
+        **{"val_mixdata": "mixdata.json", "eval_interval": 6, "compile_cache": root / "graphs"},
     } | changes
     return load_config([part for key, value in values.items() for part in (f"--{key}", f"{value}")])
 
@@ -70,7 +75,7 @@ def run(config: Config) -> Path:
     """The folder of one whole training run."""
     ms.set_seed(1)
     logging.getLogger("midas").setLevel(logging.INFO)  # as run_program does
-    return train(config)
+    return train(config).run
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -146,16 +151,17 @@ def test_each_part_takes_adam_steps_at_its_own_rate():
 def test_the_run_folder_holds_what_is_documented(run, config):
     assert run == Path(config.run_path) / "first"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("ckpt", "config.yaml", "curves.png", "metrics.csv", "train.log"),
+        *("ckpt", "config.yaml", "curves.png"),
+        next(run.glob("events.out.tfevents.*")).name,
+        *("metrics.csv", "train.log", "validation.csv"),
     ]
 
 
 def test_checkpoints_are_named_as_in_the_original_and_old_ones_removed(run):
     """Saved after epochs 5, 10 and 12 (the last); two stay."""
-    assert sorted(path.name for path in (run / "ckpt").iterdir()) == [
-        f"Midas_0-10_{STEPS}.ckpt",
-        f"Midas_0-12_{STEPS}.ckpt",
-    ]
+    names = [f"Midas_0-10_{STEPS}.ckpt", f"Midas_0-12_{STEPS}.ckpt"]
+    assert sorted(path.name for path in (run / "ckpt").iterdir()) == [*names, "best.ckpt", "resume"]
+    assert sorted(path.name for path in (run / "ckpt/resume").iterdir()) == names
 
 
 def test_the_saved_configuration_is_that_of_the_run(run, config):
@@ -184,7 +190,7 @@ def test_metrics_have_a_row_a_step(run):
 def test_the_loss_is_the_configured_one(root, small_network, run):
     ms.set_seed(1)
     config = small_config(root, small_network, loss="ssitrim", run_name="ssitrim", epoch_size=1)
-    rows = read_metrics(train(config))
+    rows = read_metrics(train(config).run)
     # Least squares leave at most the target's variance, which is at most 1/4 within [0, 1].
     assert read_metrics(run)[0]["data_loss"] < 1 / 8 < rows[0]["data_loss"]
     for row in rows:  # sign_weight has no part in this one
@@ -216,7 +222,7 @@ def test_the_log_warns_of_random_weights_and_has_a_line_an_epoch(run):
 
 def test_two_identical_runs_end_bit_for_bit_alike(run, config):
     ms.set_seed(1)
-    again = train(config.model_copy(update={"run_name": "again"}))
+    again = train(config.model_copy(update={"run_name": "again"})).run
     name = f"Midas_0-{EPOCHS}_{STEPS}.ckpt"
     first, second = (ms.load_checkpoint(str(folder / "ckpt" / name)) for folder in (run, again))
     assert first.keys() == second.keys()
@@ -239,77 +245,206 @@ def test_a_run_moves_every_trainable_parameter_and_the_statistics(run, small_net
     assert {key for key in still if not key.startswith("decoder.refinenet4.resConfUnit1.")} == set()
 
 
+# --- Resuming -------------------------------------------------------------------------------------
+
+
+class StopAfter(StopSignals):
+    """Asks a run to stop during its n-th step, as a signal would."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def accept(self) -> None:
+        pass
+
+    @property
+    def requested(self) -> bool:  # is asked for at the start of every step
+        self.left -= 1
+        return self.left <= 0
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    return left.read_bytes() == right.read_bytes()
+
+
+@pytest.mark.parametrize("stops", [[1, 4, 9], [STEPS, STEPS, 3]])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, config, monkeypatch, stops):
+    """In the middle of an epoch and at its end; weights, optimizer, tables: bit for bit."""
+    name = f"stopped{stops[0]}"
+    config = config.model_copy(update={"run_name": name, "resume": "auto"})
+    ms.set_seed(1)
+    for steps in stops:
+        monkeypatch.setattr("src.trainer.STOP", StopAfter(steps))
+        assert not train(config).finished
+        ms.set_seed(99)  # what is drawn from now on must not matter
+    monkeypatch.setattr("src.trainer.STOP", StopSignals())
+    outcome = train(config)
+    assert outcome.finished
+    last = f"Midas_0-{EPOCHS}_{STEPS}.ckpt"
+    for file in (f"ckpt/{last}", "ckpt/best.ckpt", "validation.csv"):
+        assert (outcome.run / file).read_bytes() == (run / file).read_bytes(), file
+    for left, right in zip(read_metrics(run), read_metrics(outcome.run), strict=True):
+        assert {**left, "images_per_second": 0} == {**right, "images_per_second": 0}
+    log = (outcome.run / "train.log").read_text()
+    assert log.count("stopped on request after") == log.count("resumed after") == len(stops)
+    assert log.count("WARNING: no model_weights") == 1
+
+
+def test_a_finished_run_stays_as_it_is(run, config):
+    before = {path: path.read_bytes() for path in run.rglob("*.c*") if path.is_file()}
+    assert train(config.model_copy(update={"resume": "auto"})).finished
+    assert {path: path.read_bytes() for path in run.rglob("*.c*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("batch_size", 2), ("seed", 5), ("alpha", 0.25), ("img_width", 96), ("amp_level", "O2")],
+)
+def test_a_run_is_not_continued_with_other_settings(run, config, key, value):
+    other = config.model_copy(update={"resume": "auto", key: value})
+    with pytest.raises(UserError, match=rf"^resume: {key} is {value}, but was .*--config_path"):
+        train(other)
+
+
+def test_other_training_images_are_not_continued_with(run, config, tmp_path):
+    write_training_set(tmp_path)
+    for folder in ("Imgs", "RDs"):
+        (tmp_path / "ReDWeb_V1" / folder / "0.png").unlink()
+    other = config.model_copy(update={"resume": "auto", "train_data_dir": str(tmp_path)})
+    with pytest.raises(UserError, match="resume: training images is 5"):
+        train(other)
+
+
+def test_a_checkpoint_elsewhere_is_no_run(run, config, tmp_path):
+    path = tmp_path / "Midas_0-1_1.ckpt"
+    with pytest.raises(UserError, match="no such file"):
+        train(config.model_copy(update={"resume": str(path)}))
+    path.write_bytes((run / "ckpt/best.ckpt").read_bytes())
+    for file in (path, run / "ckpt/best.ckpt"):
+        with pytest.raises(UserError, match="give them as --model_weights"):
+            train(config.model_copy(update={"resume": str(file)}))
+
+
 # --- How a run ends early -------------------------------------------------------------------------
 
 
-def step_end(loss: float, done: int, batch_num: int) -> SimpleNamespace:
-    """What MindSpore hands to callbacks after step `done`, counted through all epochs."""
-    state = SimpleNamespace(
-        net_outputs=(ms.Tensor(loss, ms.float32),) * 3,
-        cur_step_num=done,
-        cur_epoch_num=(done - 1) // batch_num + 1,
-        batch_num=batch_num,
-        epoch_num=4,
-    )
-    return SimpleNamespace(original_args=lambda: state)
+def ended(done: int, steps: int, **outputs: float) -> Position:
+    """A run after step `done`, which returned these outputs."""
+    usual = {"loss": 0.5, "data_loss": 0.1, "gradient_loss": 0.1, "gradient_norm": 1.0}
+    usual |= {"finite": 1.0, "loss_scale": 1.0, "stop": 0.0}
+    return Position(epochs=4, steps=steps, done=done, outputs=StepOutputs(**usual | outputs))
 
 
-def test_the_guard_names_epoch_step_and_files_of_a_later_step():
-    asked = []
+def guarded(position: Position, errors: Sequence[UserError] = (), run: Path | None = None) -> Guard:
+    def batch_files(epoch: int, step: int) -> list[str]:
+        return [f"epoch{epoch}_step{step}_{i}.jpg" for i in range(5)]
 
-    def batch_files(epoch: int, step: int, batch_size: int) -> list[str]:
-        asked.append((epoch, step, batch_size))
-        return ["a.jpg", "b.jpg"]
+    data = SimpleNamespace(errors=errors, skipped={}, batch_files=batch_files)
+    return Guard(data, position, run)
 
-    guard = Guard(SimpleNamespace(errors=[], batch_files=batch_files), batch_size=2)
-    guard.on_train_step_end(step_end(0.5, done=7, batch_num=3))
-    with pytest.raises(UserError, match=r"loss is inf at epoch 3 step 2: .*a\.jpg, b\.jpg"):
-        guard.on_train_step_end(step_end(float("inf"), done=8, batch_num=3))
-    assert asked == [(2, 1, 2)]
+
+def test_the_guard_names_epoch_step_and_files_of_a_later_step(tmp_path):
+    """Users count from 1, the data from 0; all files of the batch are in a file of the run."""
+    position = ended(done=8, steps=3, loss=float("inf"))
+    with pytest.raises(UserError) as caught:
+        guarded(position, run=tmp_path).on_train_step_end(None)
+    listed = tmp_path / "diverged-3_2.txt"
+    assert "loss is inf at epoch 3 step 2: " in str(caught.value)
+    assert f"epoch2_step1_2.jpg and 2 more, listed in {listed}" in str(caught.value)
+    assert listed.read_text().splitlines() == [f"epoch2_step1_{i}.jpg" for i in range(5)]
+
+
+def test_a_gradient_that_is_not_finite_stops_a_run_in_float32(tmp_path):
+    position = ended(done=1, steps=3, gradient_norm=float("nan"), finite=0.0)
+    with pytest.raises(UserError, match="gradient norm is nan at epoch 1 step 1"):
+        guarded(position).on_train_step_end(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overflow_in_float16_is_told_and_borne_until_the_scale_is_1(caplog):
+    outputs = {"loss": float("nan"), "gradient_norm": float("inf"), "finite": 0.0}
+    guarded(ended(done=5, steps=3, loss_scale=1024.0, **outputs)).on_train_step_end(None)
+    assert "epoch 2 step 2 skipped: gradients overflowed at loss scale 1024" in caplog.text
+    with pytest.raises(UserError, match="loss is nan"):
+        guarded(ended(done=5, steps=3, loss_scale=1.0, **outputs)).on_train_step_end(None)
 
 
 def test_the_guard_stops_a_network_that_died():
     """A constant prediction adds nothing to the loss, so a loss of 0 is no success."""
-    data = SimpleNamespace(errors=[], batch_files=lambda *place: [f"{place}.jpg"])
-    guard = Guard(data, batch_size=2)
-    guard.on_train_step_end(step_end(0.5, done=1, batch_num=3))
+    position = ended(done=1, steps=3)
+    guard = guarded(position)
+    guard.on_train_step_end(None)
+    position.outputs = position.outputs._replace(loss=0.0)
     for done in range(2, 11):
-        guard.on_train_step_end(step_end(0.0, done, batch_num=3))
-    with pytest.raises(UserError, match=r"epoch 4 step 2: .* \(3, 1, 2\)\.jpg$"):
-        guard.on_train_step_end(step_end(0.0, done=11, batch_num=3))
+        position.done = done
+        guard.on_train_step_end(None)
+    position.done = 11
+    with pytest.raises(UserError, match=r"0 in 10 steps up to epoch 4 step 2: .*epoch3_step1_0"):
+        guard.on_train_step_end(None)
 
 
 def test_the_guard_hands_on_what_could_not_be_read():
     error = UserError("x.jpg: truncated")
-    guard = Guard(SimpleNamespace(errors=[error]), batch_size=2)
     with pytest.raises(UserError, match=r"x\.jpg"):
-        guard.on_train_step_end(step_end(0.5, done=1, batch_num=3))
+        guarded(ended(done=1, steps=3), [error]).on_train_step_end(None)
 
 
 def test_the_guard_bears_a_flat_batch_now_and_then():
-    guard = Guard(SimpleNamespace(errors=[]), batch_size=1)
+    position = ended(done=1, steps=50)
+    guard = guarded(position)
     for done in range(1, 40):
-        guard.on_train_step_end(step_end(0.0 if done % 10 else 0.1, done, batch_num=50))
+        position.outputs = position.outputs._replace(loss=0.0 if done % 10 else 0.1)
+        guard.on_train_step_end(None)
     assert guard.zeros == 9
+
+
+def saving(run: Path, network: nn.Cell, position: Position, **options: int) -> CheckpointSaver:
+    (run / "ckpt/resume").mkdir(parents=True, exist_ok=True)
+    every = {"every_epochs": 1, "every_steps": 0} | options
+    state = {"moment": np.zeros(2, np.float32)}
+    return CheckpointSaver(
+        network,
+        Checkpoints(run, 2),
+        SimpleNamespace(flush=lambda: None),
+        position,
+        **every,
+        state=lambda: state,
+        facts=dict,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "saved"),
+    [
+        # Steps 1 to 12 of 4 epochs; 12 is the last.
+        ({"every_epochs": 1}, [3, 6, 9, 12]),
+        ({"every_epochs": 2}, [6, 12]),
+        ({"every_epochs": 3}, [9, 12]),
+        ({"every_epochs": 4, "every_steps": 5}, [5, 10, 12]),
+    ],
+)
+def test_when_checkpoints_are_saved(tmp_path, options, saved):
+    found = []
+    for done in range(1, 13):
+        run = tmp_path / str(done)
+        saving(run, nn.Dense(2, 2), ended(done, steps=3), **options).on_train_step_end(None)
+        if Checkpoints(run, 1).paths():
+            found.append(done)
+    assert found == saved
+
+
+def test_a_checkpoint_is_saved_before_a_stop(tmp_path):
+    saving(tmp_path, nn.Dense(2, 2), ended(4, steps=3, stop=0.5)).on_train_step_end(None)
+    assert [path.name for path in Checkpoints(tmp_path, 1).paths()] == ["Midas_0-2_1.ckpt"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     network = nn.Dense(2, 2)
-    saver = CheckpointSaver(network, tmp_path, every_epochs=1, keep=1)
-    saver.on_train_epoch_end(step_end(0.1, done=3, batch_num=3))
+    saving(tmp_path, network, ended(3, steps=3)).on_train_step_end(None)
     network.bias.set_data(ms.Tensor([1.0, np.nan], ms.float32))
-    with pytest.raises(UserError, match="bias: not finite after epoch 2"):
-        saver.on_train_epoch_end(step_end(0.1, done=6, batch_num=3))
-    assert [path.name for path in tmp_path.iterdir()] == ["Midas_0-1_3.ckpt"]
-
-
-def test_checkpoints_of_others_in_the_folder_stay(tmp_path):
-    foreign = tmp_path / "Midas_0-0_9.ckpt"
-    foreign.write_bytes(b"mine")
-    saver = CheckpointSaver(nn.Dense(2, 2), tmp_path, every_epochs=1, keep=1)
-    for epoch in (1, 2, 3):
-        saver.on_train_epoch_end(step_end(0.1, done=3 * epoch, batch_num=3))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [foreign.name, "Midas_0-3_3.ckpt"]
+    with pytest.raises(UserError, match="bias: not finite after epoch 2 step 3"):
+        saving(tmp_path, network, ended(6, steps=3)).on_train_step_end(None)
+    assert [path.name for path in Checkpoints(tmp_path, 1).paths()] == ["Midas_0-1_3.ckpt"]
 
 
 @pytest.mark.parametrize("kind", ["run", "empty folder", "file"])

@@ -7,10 +7,10 @@ import warnings
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from src import visualize
-from src.callbacks import METRICS
 
 GREY = [128, 128, 128]
 
@@ -269,17 +269,68 @@ def test_colour_stops_run_from_the_low_to_the_high_end():
 
 # ---- curves ----
 
+METRICS = {  # a row of metrics.csv
+    **{"epoch": 1.0, "step": 1.0, "loss": 1.0, "data_loss": 1.0, "gradient_loss": 1.0},
+    **{"gradient_norm": 1.0, "loss_scale": 1.0, "backbone_lr": 1e-5, "decoder_lr": 1e-4},
+    "images_per_second": 1.0,
+}
+STEPS = 4
+
 
 def rows(count: int, **changes: float) -> list[dict[str, float]]:
-    values = dict.fromkeys(METRICS, 1.0) | {"backbone_lr": 1e-5, "decoder_lr": 1e-4}
-    return [values | {"loss": 1 / (i + 1), "epoch": i // 4 + 1} | changes for i in range(count)]
+    """Of a run with four steps an epoch, whose loss is 1/1, 1/2, 1/3, ..."""
+    places = [{"epoch": i // STEPS + 1, "step": i % STEPS + 1} for i in range(count)]
+    return [METRICS | {"loss": 1 / (i + 1)} | at | changes for i, at in enumerate(places)]
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 41, 5000])  # less than an epoch, an epoch, and more
-def test_curves_are_drawn_at_any_length(tmp_path, count):
+def validated(epochs: int) -> list[dict[str, float]]:
+    return [
+        {"epoch": i, "step": STEPS, "loss": 2 / i, "abs_rel": 1 / i, "images": 5}
+        for i in range(1, epochs + 1)
+    ]
+
+
+@pytest.fixture
+def axes_of(monkeypatch, tmp_path):
+    """`plot_curves` -> the axes it drew, by title; any warning is an error."""
+    figures = []
+
+    class Canvas(FigureCanvasAgg):
+        def __init__(self, figure):
+            super().__init__(figure)
+            figures.append(figure)
+
+    monkeypatch.setattr(visualize, "FigureCanvasAgg", Canvas)
+
+    def draw(*arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            visualize.plot_curves(arguments[0], STEPS, tmp_path / "curves.png", *arguments[1:])
+        return {axes.get_title(): axes for axes in figures[-1].axes}
+
+    return draw
+
+
+def drawn(axes, number=0):
+    """(places, values) of a line."""
+    return np.transpose(axes.lines[number].get_xydata())
+
+
+def filled_height(axes, number=0):
+    """The share of its axes' height that a line takes up in the picture."""
+    line = axes.lines[number]
+    pixels = axes.transData.transform(line.get_xydata())[:, 1]
+    return np.ptp(pixels) / axes.bbox.height
+
+
+# 1 step, less than an epoch, an epoch, more of them, more steps than a curve has points
+@pytest.mark.parametrize(
+    ("count", "validations"), [(1, 0), (3, 1), (4, 1), (41, 10), (5000, 0), (5000, 150)]
+)
+def test_curves_are_drawn_at_any_length(tmp_path, count, validations):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        visualize.plot_curves(rows(count), 4, tmp_path / "curves.png")
+        visualize.plot_curves(rows(count), STEPS, tmp_path / "curves.png", validated(validations))
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.format == "PNG"
         pixels = np.asarray(picture)
@@ -288,16 +339,102 @@ def test_curves_are_drawn_at_any_length(tmp_path, count):
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_curves_bear_values_a_logarithm_does_not(tmp_path):
+def test_every_quantity_has_axes_of_its_own(axes_of):
+    values = {"loss": 5.0, "data_loss": 2.0, "gradient_loss": 6.0, "gradient_norm": 7.0}
+    axes = axes_of(rows(6, **values))
+    shown = {
+        title: [drawn(part, i)[1][0] for i in range(len(part.lines))]
+        for title, part in axes.items()
+    }
+    assert shown == {
+        "total loss": [5.0],
+        "data term": [2.0],
+        "gradient-matching term": [6.0],
+        "gradient norm": [7.0],
+        "learning rate": [1e-5, 1e-4],
+    }
+
+
+def test_a_short_run_is_drawn_step_by_step_at_its_place_in_the_epochs(axes_of):
+    """Four steps an epoch: the first step ends at epoch 0.25, the fifth at 1.25."""
+    data = rows(6)
+    for done in (6, 2):  # a resumed run may begin later: places do not come from counting rows
+        places, values = drawn(axes_of(data[-done:])["total loss"])
+        np.testing.assert_allclose(places, [0.25, 0.5, 0.75, 1, 1.25, 1.5][-done:])
+        np.testing.assert_allclose(values, [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6][-done:])
+
+
+def test_a_long_run_is_drawn_as_the_means_of_a_hundred_stretches_and_their_middle(axes_of):
+    noise = np.random.default_rng(3).lognormal(0, 1, 20_000)
+    data = [row | {"gradient_norm": value} for row, value in zip(rows(20_000), noise, strict=True)]
+    axes = axes_of(data)["gradient norm"]
+    places, values = drawn(axes)
+    stretches = noise.reshape(100, 200)
+    np.testing.assert_allclose(values, stretches.mean(axis=1))
+    # Steps i = 1..200 of the first stretch end at i / 4 epochs: 25.125 in the mean; then 50 more.
+    np.testing.assert_allclose(places, 25.125 + 50 * np.arange(100))
+    band = axes.collections[0].get_paths()[0].vertices
+    at_first = np.unique(band[np.isclose(band[:, 0], 25.125), 1])
+    ordered = np.sort(stretches[0])  # the 10th percentile is at place 0.1 * 199 = 19.9
+    low = 0.1 * ordered[19] + 0.9 * ordered[20]
+    high = 0.9 * ordered[179] + 0.1 * ordered[180]
+    np.testing.assert_allclose(at_first, [low, high])
+
+
+def test_a_small_change_of_one_term_fills_its_axes_whatever_the_others_do(axes_of):
+    """The gradient term falls by 3 % with a little noise, while the total falls to a hundredth."""
+    share = np.linspace(0, 1, 4000)
+    noise = np.random.default_rng(4).normal(0, 0.01, 4000)
+    data = [
+        row | {"loss": 10 ** (1 - 2 * x), "gradient_loss": 0.3 - 0.01 * x + error}
+        for row, x, error in zip(rows(4000), share, noise, strict=True)
+    ]
+    axes = axes_of(data)
+    for title in ("total loss", "gradient-matching term"):
+        assert 0.7 < filled_height(axes[title]) < 0.95
+    assert axes["total loss"].get_yscale() == "log"
+    assert axes["gradient-matching term"].get_yscale() == "linear"
+
+
+def test_one_wild_step_does_not_flatten_a_long_run(axes_of):
+    data = rows(10_000, gradient_norm=1.0)
+    for i, row in enumerate(data):
+        row["gradient_norm"] = 1 + i / 10_000
+    data[5000]["gradient_norm"] = 100.0
+    axes = axes_of(data)["gradient norm"]
+    _, values = drawn(axes)
+    pixels = axes.transData.transform([(0, values[0]), (0, values[-1])])[:, 1]
+    assert np.ptp(pixels) / axes.bbox.height > 0.3
+
+
+def test_validation_joins_the_loss_and_adds_abs_rel_over_the_epochs(axes_of):
+    axes = axes_of(rows(12), validated(3))
+    np.testing.assert_allclose(drawn(axes["total loss"], 1), [[1, 2, 3], [2, 1, 2 / 3]])
+    (abs_rel,) = (part for title, part in axes.items() if title.startswith("AbsRel"))
+    np.testing.assert_allclose(drawn(abs_rel), [[1, 2, 3], [1, 1 / 2, 1 / 3]])
+    low, high = axes["total loss"].get_ylim()
+    assert low < 1 / 12 and high > 2  # both curves are in sight
+    assert not any("AbsRel" in title for title in axes_of(rows(12)))
+
+
+def test_curves_bear_values_a_logarithm_does_not(axes_of):
     """A loss of 0, a learning rate that decays to 0, a gradient term that is 0 throughout."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        data = rows(8, gradient_loss=0.0, backbone_lr=0.0)
-        data[3]["loss"] = 0.0
-        visualize.plot_curves(data, 4, tmp_path / "curves.png")
-        dead = rows(8, loss=0.0, data_loss=0.0, gradient_loss=0.0)
-        visualize.plot_curves(dead, 4, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 1000
+    data = rows(8, gradient_loss=0.0, backbone_lr=0.0)
+    data[3]["loss"] = 0.0
+    axes_of(data, validated(2))
+    axes_of(rows(8, loss=0.0, data_loss=0.0, gradient_loss=0.0), [validated(1)[0] | {"loss": 0.0}])
+
+
+def test_values_that_are_not_finite_are_left_out(axes_of):
+    """Steps that overflow have no gradient norm; a set without valid pixels has no AbsRel."""
+    data = rows(6)
+    data[1]["gradient_norm"], data[4]["gradient_norm"] = np.inf, np.nan
+    checks = validated(2)
+    checks[0]["abs_rel"] = np.nan
+    places, _ = drawn(axes_of(data, checks)["gradient norm"])
+    np.testing.assert_allclose(places, [0.25, 0.75, 1, 1.5])
+    nothing = [row | {"abs_rel": np.nan, "loss": np.nan} for row in checks]
+    axes_of(rows(6, loss=np.nan, gradient_norm=np.inf), nothing)
 
 
 def test_curves_differ_where_the_loss_differs(tmp_path):
@@ -305,6 +442,6 @@ def test_curves_differ_where_the_loss_differs(tmp_path):
     for loss in (0.5, 5.0):
         data = rows(8)
         data[-1]["loss"] = loss
-        visualize.plot_curves(data, 4, tmp_path / "curves.png")
+        visualize.plot_curves(data, STEPS, tmp_path / "curves.png")
         pictures.append((tmp_path / "curves.png").read_bytes())
     assert pictures[0] != pictures[1]

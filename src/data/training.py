@@ -1,15 +1,16 @@
-"""Training data: mixdata.json -> samples -> GeneratorDataset.
+"""Training data: pairs of files -> samples -> GeneratorDataset.
 
 A sample is (image float32 [3, H, W] normalised, disparity float32 [H, W] in [0, 1],
 mask float32 [H, W] of 0 and 1). What it is depends on (seed, epoch, index) alone, not on the
-number of workers or on what was read before.
+number of workers or processes, or on what was read before.
 """
 
 from __future__ import annotations
 
-import glob
-import json
+import functools
+import math
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,11 @@ import mindspore.dataset as ds
 import numpy as np
 
 from src.data import transforms
-from src.data.paths import candidates, resolve_data_path
+from src.data.mixdata import Pair
 from src.errors import UserError
-from src.image_io import IMAGE_SUFFIXES, read_grey, read_image
+from src.image_io import read_image, read_target
 
 COLUMNS = ["image", "disparity", "mask"]
-TARGET_SUFFIX = ".png"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A photograph and its disparity map (larger is closer)."""
-
-    image: Path
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -75,124 +67,80 @@ class Augmentation:
         )
 
 
-def find_pairs(root: str, mixdata: str) -> list[Pair]:
-    """All image-target pairs that the globs of `mixdata` match, datasets in the file's order.
-
-    The format is the original's: {"img": {name: glob}, "depth": {name: glob}}. Pairs have the
-    same file stem.
-
-    Args:
-        root: train_data_dir; globs are looked up under it first.
-        mixdata: path of the JSON file, looked up the same way.
-
-    Raises:
-        UserError: the file is missing or malformed, a glob matches nothing, or a file has no
-            partner.
-    """
-    path = resolve_data_path(root, mixdata, "mixdata")
-    globs = _read_mixdata(path)
-    return [
-        pair
-        for name, (image_glob, target_glob) in globs.items()
-        for pair in _match(
-            _expand(root, image_glob, IMAGE_SUFFIXES, f"{path}: img.{name}"),
-            _expand(root, target_glob, {TARGET_SUFFIX}, f"{path}: depth.{name}"),
-        )
-    ]
-
-
-def _read_mixdata(path: Path) -> dict[str, tuple[str, str]]:
-    """Dataset name -> (glob of its images, glob of its targets)."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a JSON file: {error}") from None
-    form = 'expected {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}'
-    parts = [content.get(key) if isinstance(content, dict) else None for key in ("img", "depth")]
-    for part in parts:
-        if not isinstance(part, dict) or not all(isinstance(text, str) for text in part.values()):
-            raise UserError(f"{path}: {form}")
-    images, targets = parts
-    if not images or images.keys() != targets.keys():
-        raise UserError(f"{path}: img names {[*images]}, depth names {[*targets]}; {form}")
-    return {name: (images[name], targets[name]) for name in images}
-
-
-def _expand(root: str, pattern: str, suffixes: frozenset[str] | set[str], what: str) -> list[Path]:
-    inside, as_is = candidates(glob.escape(root), pattern)
-    for place in (inside, as_is):
-        found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True))]
-        found = [path for path in found if path.suffix.lower() in suffixes]
-        if found:
-            return found
-    raise UserError(
-        f"{what}: no {'/'.join(sorted(suffixes))} file matches {inside} or {as_is}; "
-        "set train_data_dir to the folder that holds the dataset"
-    )
-
-
-def _match(images: list[Path], targets: list[Path]) -> list[Pair]:
-    by_stem, image_stems = _by_stem(targets), _by_stem(images)
-    for image in images:
-        if image.stem not in by_stem:
-            raise UserError(
-                f"{image}: has no target; expected {targets[0].parent / (image.stem + '.png')}"
-            )
-    for target in targets:
-        if target.stem not in image_stems:
-            raise UserError(
-                f"{target}: has no image; expected {images[0].parent / target.stem}"
-                f"{images[0].suffix}"
-            )
-    return [Pair(image, by_stem[image.stem]) for image in images]
-
-
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in found:
-            raise UserError(
-                f"{path}: same name as {found[path.stem]}, so its partner is not certain; rename "
-                "one, or give each folder a name of its own in mixdata"
-            )
-        found[path.stem] = path
-    return found
-
-
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] RGB and disparity float32 [H, W].
+    """uint8 [H, W, 3] RGB and disparity float32 [H, W], larger is closer, NaN where unknown.
+
+    A raw value of the target times `scale` is disparity or, of kind `depth`, metres, which are
+    inverted here. Unknown is what is not finite or equals `invalid` (compared raw, in float32); of
+    kind `depth` also 0, a hole, and negative values, MegaDepth's mask of ordinal depth. Of kind
+    `disparity` without `invalid` every finite value counts: ReDWeb's 0 is one.
 
     Raises:
         UserError: a file is unreadable, or their sizes differ; names the file.
     """
-    image, disparity = read_image(pair.image), read_grey(pair.target)
-    if image.shape[:2] != disparity.shape:
+    source = pair.source
+    image, raw = read_image(pair.image), read_target(pair.target, source.key)
+    if image.shape[:2] != raw.shape:
         raise UserError(
-            f"{pair.target}: {disparity.shape[1]}x{disparity.shape[0]} pixels, but {pair.image} "
+            f"{pair.target}: {raw.shape[1]}x{raw.shape[0]} pixels, but {pair.image} "
             f"has {image.shape[1]}x{image.shape[0]}; expected equal sizes"
         )
-    return image, disparity
+    with np.errstate(all="ignore"):
+        values = raw * np.float32(source.scale)
+        known = np.isfinite(values)
+        if source.kind == "depth":
+            known &= values >= np.finfo(np.float32).tiny  # what is above 0 and has an inverse
+            values = 1 / values
+    if source.invalid is not None:
+        known &= raw != np.float32(source.invalid)
+    values[~known] = np.nan
+    return image, values
 
 
 class TrainingData:
-    """Random access to augmented samples.
+    """Random access to the augmented samples of one process.
 
-    Samples are numbered through all epochs: number n is in epoch n // len, so that a sample
+    An epoch has `steps` steps. The images in the `order` of the epoch are dealt out to them, and
+    in each step to the `ranks` processes, `batch_size` at a time. Where the last step has more
+    places than images are left, images of the epoch come again, with an empty mask: they add
+    nothing to the loss, and batch normalisation sees real pictures.
+
+    Places are numbered through all epochs, `steps * batch_size * ranks` an epoch, so that a sample
     needs no state beside its number.
 
     Args:
         pairs: what to read.
         augment: how a pair becomes a sample.
         seed: of order and augmentation.
+        batch_size: images per step and process.
+        rank: of this process, in [0, ranks).
+        ranks: processes that share the data.
+        skip_bad: put the next image of the dataset in the place of an unreadable one.
     """
 
-    def __init__(self, pairs: list[Pair], augment: Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        pairs: list[Pair],
+        augment: Augmentation,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
+        skip_bad: bool = False,
+    ) -> None:
         self.pairs = pairs
         self.augment = augment
         self.seed = seed
+        self.batch_size = batch_size
+        self.rank = rank
+        self.global_batch = batch_size * ranks
+        self.steps = math.ceil(len(pairs) / self.global_batch)
+        self.skip_bad = skip_bad
         # Files that could not be read. Raised in a worker, such an error would come out of
         # MindSpore as pages of text, so the trainer looks here after every step instead.
         self.errors: list[UserError] = []
+        self._bad: dict[int, str] = {}  # index of a pair that was replaced -> why
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -201,62 +149,110 @@ class TrainingData:
         """MindSpore copies a pipeline before it runs; workers and trainer share this object."""
         return self
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        epoch, index = divmod(int(number), len(self.pairs))
-        rng = np.random.default_rng((self.seed, epoch, index))
-        try:
-            return self.augment(*read_pair(self.pairs[index]), rng)
-        except UserError as error:
+    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, position = divmod(int(place), self.steps * self.global_batch)
+        image, disparity, mask = self.sample(epoch, self.order(epoch)[position % len(self)])
+        if position < len(self):
+            return image, disparity, mask
+        return image, np.zeros_like(disparity), np.zeros_like(mask)
+
+    def sample(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pair `index` as it looks in `epoch` (counted from 0); depends on them and the seed alone.
+
+        An unreadable pair is noted in `errors` and gives zeros, an empty mask included; with
+        `skip_bad` it is noted in `skipped`, and the next readable pair takes its place.
+        """
+        index = int(index)
+        for candidate in (index + shift for shift in range(len(self))):
+            try:
+                pair = read_pair(self.pairs[candidate % len(self)])
+            except UserError as error:
+                self._note(candidate % len(self), error)
+                if self.errors:
+                    break
+            else:
+                rng = np.random.default_rng((self.seed, epoch, index))
+                return self.augment(*pair, rng)
+        size = (self.augment.height, self.augment.width)
+        empty = np.zeros(size, np.float32)
+        return np.zeros((3, *size), np.float32), empty, empty
+
+    def _note(self, index: int, error: UserError) -> None:
+        """Keep the error: as one that stops the run, or, past 1 % of all pairs, as one of them."""
+        if not self.skip_bad:
             self.errors.append(error)
-            size = (self.augment.height, self.augment.width)
-            empty = np.zeros(size, np.float32)
-            return np.zeros((3, *size), np.float32), empty, empty
+            return
+        with self._lock:
+            self._bad.setdefault(index, str(error))
+            bad, total = len(self._bad), len(self)
+            if 100 * bad > total and not self.errors:
+                self.errors.append(
+                    UserError(
+                        f"{bad} of {total} images ({100 * bad / total:.1f} %) cannot be read, more "
+                        f"than 1 %; first: {self._bad[min(self._bad)]}; mend or remove them"
+                    )
+                )
+
+    @property
+    def skipped(self) -> dict[Path, str]:
+        """The image of each unreadable pair that was replaced so far -> why, naming the file."""
+        with self._lock:
+            return {self.pairs[index].image: self._bad[index] for index in sorted(self._bad)}
 
     def order(self, epoch: int) -> np.ndarray:
-        """The shuffled indices of an epoch (counted from 0): int64 [len]."""
-        # No sample has the index len, so this stream is nobody else's.
-        rng = np.random.default_rng((self.seed, epoch, len(self.pairs)))
-        return rng.permutation(len(self.pairs))
+        """The shuffled indices of an epoch (counted from 0): int64 [len], read-only."""
+        return _shuffled(self.seed, epoch, len(self))
 
-    def batch_files(self, epoch: int, step: int, batch_size: int) -> list[str]:
-        """The images in a step (counted from 0) of an epoch, to name them in a message."""
-        indices = self.order(epoch)[step * batch_size : (step + 1) * batch_size]
+    def batch_files(self, epoch: int, step: int) -> list[str]:
+        """The images in a step (counted from 0) of an epoch, of all ranks, to name them."""
+        start = step * self.global_batch
+        indices = self.order(epoch)[start : start + self.global_batch]
         return [str(self.pairs[index].image) for index in indices]
 
 
-class _EpochSampler(ds.Sampler):
-    """Yields sample numbers in the shuffled order of one epoch after another."""
+@functools.lru_cache(maxsize=4)  # workers may be an epoch apart
+def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    # No sample has the index `count`, so this stream is nobody else's.
+    order = np.random.default_rng((seed, epoch, count)).permutation(count)
+    order.flags.writeable = False
+    return order
 
-    def __init__(self, data: TrainingData) -> None:
-        super().__init__(num_samples=len(data))
+
+class _Places(ds.Sampler):
+    """The places of one rank from a step on, epoch after epoch."""
+
+    def __init__(self, data: TrainingData, epoch: int, step: int) -> None:
+        # MindSpore takes this for the length of every epoch, and checks it.
+        super().__init__(num_samples=(data.steps - step) * data.batch_size)
         self.data = data
-        self.epoch = 0
+        self.epoch = epoch
+        self.step = step
 
     def __iter__(self) -> Iterator[int]:
-        numbers = self.epoch * len(self.data) + self.data.order(self.epoch)
+        data = self.data
+        steps = self.epoch * data.steps + np.arange(self.step, data.steps)
+        starts = steps * data.global_batch + data.rank * data.batch_size
         self.epoch += 1
-        return iter(numbers.tolist())
+        return iter((starts[:, None] + np.arange(data.batch_size)).ravel().tolist())
 
 
-def make_dataset(data: TrainingData, batch_size: int, workers: int) -> ds.Dataset:
-    """Batches of `data` in shuffled order, a new one each epoch; an incomplete batch is left out.
+def make_dataset(data: TrainingData, workers: int, epoch: int = 0, step: int = 0) -> ds.Dataset:
+    """Batches of `data` in the order of `epoch`, then of the next, and so on.
 
     Columns: image float32 [B, 3, H, W], disparity and mask float32 [B, H, W].
 
     Args:
         workers: threads that read and augment. OpenCV and Pillow release the interpreter lock
             for most of their work.
-
-    Raises:
-        UserError: fewer images than one batch.
+        epoch: to begin with, counted from 0.
+        step: to begin with, counted from 0. If it is not 0, the dataset is the rest of this epoch
+            only: MindSpore wants all epochs of a dataset to be of one length.
     """
-    if len(data) < batch_size:
-        raise UserError(f"batch_size: {batch_size} is more than the {len(data)} training images")
     dataset = ds.GeneratorDataset(
         data,
         COLUMNS,
-        sampler=_EpochSampler(data),
+        sampler=_Places(data, epoch, step),
         num_parallel_workers=min(workers, os.cpu_count() or 1),  # MindSpore refuses more
         python_multiprocessing=False,
     )
-    return dataset.batch(batch_size, drop_remainder=True)
+    return dataset.batch(data.batch_size, drop_remainder=True)

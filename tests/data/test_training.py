@@ -1,23 +1,24 @@
-"""Training data: pairs from mixdata.json, samples by (seed, epoch, index), batches of a dataset."""
+"""Training data: reading pairs, samples by (seed, epoch, index), batches of every process."""
 
 from __future__ import annotations
 
 import io
-import json
+import threading
 from itertools import chain
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.training import Augmentation, Pair, TrainingData, find_pairs, make_dataset, read_pair
+from src.data.mixdata import DataSource, Pair
+from src.data.training import Augmentation, TrainingData, make_dataset, read_pair
 from src.errors import UserError
 from tests import file_formats
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-MIXDATA = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -43,132 +44,12 @@ def write_pair(root: Path, stem: str, values: np.ndarray) -> Pair:
 
 
 def write_set(root: Path, count: int) -> list[Pair]:
-    put(root / "mixdata.json", json.dumps(MIXDATA).encode())
     return [write_pair(root, f"{i:03d}", noise(i)) for i in range(count)]
 
 
 def augmentation(**changes: object) -> Augmentation:
     values = {"height": 32, "width": 32, "mean": ZERO, "std": ONE} | changes
     return Augmentation(**values)
-
-
-# --- Pairs --------------------------------------------------------------------------------------
-
-
-def test_pairs_are_found_by_stem_under_the_root(tmp_path):
-    pairs = write_set(tmp_path, 3)
-    put(tmp_path / "ReDWeb_V1/Imgs/Thumbs.db", b"")  # not an image: no partner expected
-    assert find_pairs(str(tmp_path), "mixdata.json") == pairs
-    assert find_pairs(str(tmp_path), "/mixdata.json") == pairs
-
-
-def test_datasets_follow_each_other_in_the_order_of_the_file(tmp_path):
-    for name in ("b", "a"):
-        put(tmp_path / name / "rgb/0.JPG", jpeg(np.dstack([noise(0)] * 3)))
-        put(tmp_path / name / "rd/0.png", file_formats.png(noise(0)))
-    mix = {"img": {"B": "b/rgb/*", "A": "/a/rgb/*"}, "depth": {"A": "a/rd/*", "B": "b/rd/*"}}
-    put(tmp_path / "mixdata.json", json.dumps(mix).encode())
-    images = [pair.image for pair in find_pairs(str(tmp_path), "mixdata.json")]
-    assert images == [tmp_path / "b/rgb/0.JPG", tmp_path / "a/rgb/0.JPG"]
-
-
-def test_absolute_globs_and_an_absolute_mixdata_work_without_a_root(tmp_path):
-    pairs = write_set(tmp_path, 2)
-    mix = {
-        "img": {"RW": f"{tmp_path}/ReDWeb_V1/Imgs/*"},
-        "depth": {"RW": f"{tmp_path}/ReDWeb_V1/RDs/*"},
-    }
-    path = put(tmp_path / "elsewhere" / "mix.json", json.dumps(mix).encode())
-    assert find_pairs(str(tmp_path / "no such root"), str(path)) == pairs
-
-
-def test_a_root_with_glob_characters_is_a_plain_folder(tmp_path):
-    root = tmp_path / "data [1]*"
-    pairs = write_set(root, 1)
-    assert find_pairs(str(root), "mixdata.json") == pairs
-
-
-def test_an_image_without_target_is_named(tmp_path):
-    pairs = write_set(tmp_path, 3)
-    pairs[1].target.unlink()
-    with pytest.raises(UserError) as caught:
-        find_pairs(str(tmp_path), "mixdata.json")
-    assert str(pairs[1].image) in str(caught.value)
-    assert str(pairs[1].target) in str(caught.value)
-
-
-def test_a_target_without_image_is_named(tmp_path):
-    pairs = write_set(tmp_path, 3)
-    pairs[2].image.unlink()
-    with pytest.raises(UserError) as caught:
-        find_pairs(str(tmp_path), "mixdata.json")
-    assert str(caught.value).startswith(str(pairs[2].target))
-    assert str(pairs[2].image) in str(caught.value)
-
-
-@pytest.mark.parametrize("folder", ["Imgs", "RDs"])
-def test_two_files_of_one_name_are_not_paired_by_chance(tmp_path, folder):
-    write_set(tmp_path, 2)
-    mix = {"img": {"RW": "ReDWeb_V1/Imgs/**"}, "depth": {"RW": "ReDWeb_V1/RDs/**"}}
-    put(tmp_path / "mixdata.json", json.dumps(mix).encode())
-    twin = put(tmp_path / "ReDWeb_V1" / folder / "more/001.png", file_formats.png(noise(9)))
-    with pytest.raises(UserError, match="same name") as caught:
-        find_pairs(str(tmp_path), "mixdata.json")
-    assert str(twin) in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", ["img", "depth"])
-def test_a_glob_that_matches_nothing_names_its_key_and_both_places(tmp_path, kind):
-    write_set(tmp_path, 2)
-    mix = json.loads((tmp_path / "mixdata.json").read_text())
-    mix[kind]["RW"] = "/nowhere/*"
-    path = put(tmp_path / "mixdata.json", json.dumps(mix).encode())
-    with pytest.raises(UserError) as caught:
-        find_pairs(str(tmp_path), "mixdata.json")
-    message = str(caught.value)
-    assert message.startswith(f"{path}: {kind}.RW:")
-    assert f"{tmp_path}/nowhere/*" in message
-    assert "train_data_dir" in message
-
-
-def test_an_empty_folder_is_an_error(tmp_path):
-    pairs = write_set(tmp_path, 1)
-    pairs[0].image.unlink()
-    with pytest.raises(UserError, match="file matches"):
-        find_pairs(str(tmp_path), "mixdata.json")
-
-
-def test_a_missing_mixdata_names_both_places(tmp_path):
-    with pytest.raises(UserError) as caught:
-        find_pairs(str(tmp_path), "mix.json")
-    assert str(tmp_path / "mix.json") in str(caught.value)
-    assert str(Path("mix.json").absolute()) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"\xff\xfe\x00",
-        b"[]",
-        b"null",
-        b'"/ReDWeb_V1/Imgs/*"',
-        b"{}",
-        b'{"img": {}, "depth": {}}',
-        b'{"img": {"RW": "Imgs/*"}}',
-        b'{"img": "Imgs/*", "depth": "RDs/*"}',
-        b'{"img": {"RW": ["Imgs/*"]}, "depth": {"RW": ["RDs/*"]}}',
-        b'{"img": {"RW": null}, "depth": {"RW": "RDs/*"}}',
-        b'{"img": {"RW": "Imgs/*"}, "depth": {"rw": "RDs/*"}}',
-        b'{"img": {"RW": "Imgs/*", "B": "b/*"}, "depth": {"RW": "RDs/*"}}',
-    ],
-)
-def test_a_malformed_mixdata_is_named(tmp_path, content):
-    path = put(tmp_path / "mixdata.json", content)
-    with pytest.raises(UserError) as caught:
-        find_pairs(str(tmp_path), "mixdata.json")
-    assert str(caught.value).startswith(f"{path}: ")
 
 
 # --- Reading ------------------------------------------------------------------------------------
@@ -185,6 +66,84 @@ def test_a_pair_is_read_in_rgb_and_raw_values(tmp_path):
     read_image, read_target = read_pair(pair)
     assert np.array_equal(read_image, image)
     assert np.array_equal(read_target, target.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_raw_value_of_a_disparity_counts_0_included(tmp_path, dtype):
+    """ReDWeb: what is read is what the file holds, bit for bit."""
+    values = np.arange(256, dtype=dtype).reshape(8, 32) * (257 if dtype == np.uint16 else 1)
+    pair = write_pair(tmp_path, "a", (values >> 8).astype(np.uint8))
+    put(pair.target, file_formats.png(values))
+    _, disparity = read_pair(pair)
+    assert disparity.dtype == np.float32
+    assert disparity.tobytes() == values.astype(np.float32).tobytes()
+
+
+def read_values(root: Path, values: np.ndarray, source: DataSource) -> np.ndarray:
+    """The disparity of a pair whose target is a .npy file of these values."""
+    image = put(root / "a.png", file_formats.png(np.zeros((*values.shape, 3), np.uint8)))
+    np.save(root / "a.npy", values)
+    read_image, disparity = read_pair(Pair(image, root / "a.npy", source))
+    assert (read_image.dtype, read_image.shape) == (np.uint8, (*values.shape, 3))
+    assert disparity.dtype == np.float32
+    return disparity
+
+
+INF, NAN = np.inf, np.nan
+
+
+@pytest.mark.parametrize(
+    ("source", "raw", "expected"),
+    [
+        # Disparity: what is not finite is unknown, and what `invalid` says.
+        (DataSource("a"), [0, -1.5, INF, -INF, NAN, 7], [0, -1.5, NAN, NAN, NAN, 7]),
+        (DataSource("a", invalid=0), [0, -1.5, 3, 0, NAN, 7], [NAN, -1.5, 3, NAN, NAN, 7]),
+        (DataSource("a", scale=0.5), [0, -1, 2, 3, 4, 5], [0, -0.5, 1, 1.5, 2, 2.5]),
+        # `invalid` is a raw value, compared as float32: 0.1 is no float32.
+        (
+            DataSource("a", scale=0.5, invalid=2),
+            [0, -1, 2, 3, 4, 1],
+            [0, -0.5, NAN, 1.5, 2, 0.5],
+        ),
+        (DataSource("a", invalid=0.1), [0.1, 0.2, 0.1, 0, 0, 1], [NAN, 0.2, NAN, 0, 0, 1]),
+        # Depth: also holes (0), ordinal masks (negative), infinitely far and infinitely near.
+        (DataSource("a", "depth"), [0, -1, -2, INF, NAN, 4], [NAN, NAN, NAN, NAN, NAN, 0.25]),
+        (DataSource("a", "depth", invalid=4), [4, 2, 1, 8, 5, 4], [NAN, 0.5, 1, 0.125, 0.2, NAN]),
+        (DataSource("a", "depth", 0.001), [1000, 500, 0, 4000, 1, 2], [1, 2, NAN, 0.25, 1000, 500]),
+        (
+            DataSource("a", "depth", 0.001),
+            [1e-38, 1e-40, 1, 2, 5, 8],
+            [NAN, NAN, 1e3, 500, 200, 125],
+        ),
+        (DataSource("a", "depth", 1e30), [1e30, 1, 1, 1, 1, 1], [NAN] + [1e-30] * 5),
+    ],
+)
+def test_raw_values_become_disparity_by_the_rules_of_their_source(tmp_path, source, raw, expected):
+    disparity = read_values(tmp_path, np.array(raw, np.float32).reshape(2, 3), source)
+    np.testing.assert_allclose(disparity.ravel(), np.array(expected, np.float32), rtol=1e-6)
+
+
+def test_the_depth_of_an_hdf5_file_is_inverted(tmp_path):
+    """MegaDepth's shape: /depth, metres, 0 a hole, negative an ordinal mask."""
+    depth = np.array([[0, 2, -1], [4, 0.5, 10]], np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["depth"] = depth
+    image = put(tmp_path / "a.png", file_formats.png(np.zeros((2, 3, 3), np.uint8)))
+    source = DataSource("MD", "depth", key="/depth")
+    _, disparity = read_pair(Pair(image, tmp_path / "a.h5", source))
+    np.testing.assert_allclose(disparity, [[NAN, 0.5, NAN], [0.25, 2, 0.1]], rtol=1e-6)
+
+
+def test_unknown_depth_is_masked_in_the_sample_and_near_is_1(tmp_path):
+    rows = np.repeat(np.array([0, 1, 2, 4], np.float32), 16)[:, None].repeat(64, 1)
+    np.save(tmp_path / "a.npy", rows)
+    image = put(tmp_path / "a.png", file_formats.png(np.zeros((64, 64, 3), np.uint8)))
+    augment = augmentation(height=64, width=64, crop_min_scale=1.0, flip_probability=0.0)
+    pair = Pair(image, tmp_path / "a.npy", DataSource("a", "depth"))
+    _, disparity, mask = TrainingData([pair], augment, 0, 1)[0]
+    # 1, 1/2 and 1/4 from 1/4 up to 1: 1, 1/3 and 0.
+    np.testing.assert_allclose(disparity[[0, 16, 32, 48], 5], [0, 1, 1 / 3, 0], atol=1e-6)
+    assert mask[:, 0].tolist() == [0] * 16 + [1] * 48
 
 
 def test_a_size_mismatch_names_both_files_and_sizes(tmp_path):
@@ -219,7 +178,9 @@ def test_a_truncated_file_is_named(tmp_path, kind, share):
 
 
 def test_a_sample_has_the_documented_shapes_types_and_ranges(tmp_path):
-    data = TrainingData(write_set(tmp_path, 2), augmentation(height=32, width=64), seed=0)
+    data = TrainingData(
+        write_set(tmp_path, 2), augmentation(height=32, width=64), seed=0, batch_size=1
+    )
     image, disparity, mask = data[0]
     assert [a.shape for a in (image, disparity, mask)] == [(3, 32, 64), (32, 64), (32, 64)]
     assert all(a.dtype == np.float32 for a in (image, disparity, mask))
@@ -233,7 +194,7 @@ def test_without_randomness_a_sample_is_the_resized_pair(tmp_path):
     pair = write_pair(tmp_path, "a", values)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
     augment = augmentation(mean=mean, std=std, crop_min_scale=1.0, flip_probability=0.0)
-    image, disparity, _ = TrainingData([pair], augment, seed=0)[0]
+    image, disparity, _ = TrainingData([pair], augment, seed=0, batch_size=1)[0]
     grey = cv2.resize(values / 255.0, (32, 32), interpolation=cv2.INTER_CUBIC)
     expected = np.stack([(grey - m) / s for m, s in zip(mean, std, strict=True)])
     np.testing.assert_allclose(image, expected, atol=1e-5)
@@ -304,81 +265,183 @@ def test_the_aspect_is_kept_only_if_asked(tmp_path):
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(tmp_path):
     pairs = write_set(tmp_path, 4)
-    first = TrainingData(pairs, augmentation(), seed=3)
-    again = TrainingData(pairs, augmentation(), seed=3)
-    expected = [first[number] for number in range(8)]
-    for number in (7, 2, 5, 0, 2):  # any order, any number of times
-        for left, right in zip(expected[number], again[number], strict=True):
+    first = TrainingData(pairs, augmentation(), seed=3, batch_size=1)
+    expected = {(epoch, i): first.sample(epoch, i) for epoch in (0, 1) for i in range(4)}
+    others = [
+        TrainingData(pairs, augmentation(), seed=3, batch_size=3, rank=1, ranks=2),
+        TrainingData(pairs, augmentation(), seed=3, batch_size=1, skip_bad=True),
+    ]
+    for data in others:
+        for place in ((1, 3), (0, 2), (1, 1), (0, 0), (0, 2)):  # any order, any number of times
+            for left, right in zip(expected[place], data.sample(*place), strict=True):
+                assert np.array_equal(left, right)
+    assert not np.array_equal(expected[0, 1][0], expected[1, 1][0])
+    other_seed = TrainingData(pairs, augmentation(), seed=4, batch_size=1)
+    assert not np.array_equal(expected[0, 1][0], other_seed.sample(0, 1)[0])
+
+
+def test_a_sample_is_the_augmented_pair_with_the_documented_random_numbers(tmp_path):
+    """Runs of older versions can be repeated: the stream of a sample is (seed, epoch, index)."""
+    pairs = write_set(tmp_path, 3)
+    data = TrainingData(pairs, augmentation(), seed=5, batch_size=2)
+    for epoch, index in ((0, 0), (0, 2), (7, 1)):
+        rng = np.random.default_rng((5, epoch, index))
+        expected = augmentation()(*read_pair(pairs[index]), rng)
+        for left, right in zip(expected, data.sample(epoch, index), strict=True):
             assert np.array_equal(left, right)
-    assert not np.array_equal(expected[1][0], expected[5][0])  # index 1 of epochs 0 and 1
-    other_seed = TrainingData(pairs, augmentation(), seed=4)
-    assert not np.array_equal(expected[1][0], other_seed[1][0])
 
 
 def test_equal_pairs_get_different_crops(tmp_path):
     pair = write_pair(tmp_path, "a", noise(0))
-    data = TrainingData([pair, pair], augmentation(), seed=0)
-    assert not np.array_equal(data[0][0], data[1][0])
+    data = TrainingData([pair, pair], augmentation(), seed=0, batch_size=1)
+    assert not np.array_equal(data.sample(0, 0)[0], data.sample(0, 1)[0])
 
 
 # --- The dataset --------------------------------------------------------------------------------
 
+Batch = tuple[np.ndarray, ...]
+
 
 def flat_set(root: Path, count: int) -> list[Pair]:
-    """Image i has the value 10 * i everywhere, so that a sample names its image."""
-    return [write_pair(root, f"{i:03d}", np.full((32, 32), 10 * i, np.uint8)) for i in range(count)]
+    """Image i has the value 5 * i everywhere, so that a sample names its image."""
+    return [write_pair(root, f"{i:03d}", np.full((32, 32), 5 * i, np.uint8)) for i in range(count)]
 
 
-def epochs_of(data: TrainingData, batch_size: int, workers: int, epochs: int) -> list[list]:
+def flat_data(pairs: list[Pair], **changes: object) -> TrainingData:
+    return TrainingData(pairs, augmentation(), **({"seed": 0, "batch_size": 2} | changes))
+
+
+def epochs_of(
+    data: TrainingData, epochs: int, workers: int = 1, epoch: int = 0, step: int = 0
+) -> list[list[Batch]]:
     """Per epoch, the list of its batches (image, disparity, mask)."""
-    iterator = make_dataset(data, batch_size, workers).create_tuple_iterator(
-        num_epochs=epochs, output_numpy=True
+    dataset = make_dataset(data, workers, epoch, step)
+    iterator = dataset.create_tuple_iterator(num_epochs=epochs, output_numpy=True)
+    found = [
+        [tuple(column.copy() for column in batch) for batch in iterator] for _ in range(epochs)
+    ]
+    assert {len(batches) for batches in found} == {dataset.get_dataset_size()}
+    return found
+
+
+def indices_of(batch: Batch) -> list[int]:
+    """The images of the samples that are no fills."""
+    return [
+        round(float(image.mean()) * 255 / 5)
+        for image, mask in zip(batch[0], batch[2], strict=True)
+        if mask.any()
+    ]
+
+
+def same_bits(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        all(map(np.array_equal, a, b)) for a, b in zip(left, right, strict=True)
     )
-    return [[tuple(column.copy() for column in batch) for batch in iterator] for _ in range(epochs)]
 
 
-def indices_of(batch: tuple[np.ndarray, ...]) -> list[int]:
-    return [round(float(image.mean()) * 255 / 10) for image in batch[0]]
+def joined(parts: list[list[Batch]]) -> list[Batch]:
+    """The global batches of the batches of each rank."""
+    return [
+        tuple(np.concatenate(columns) for columns in zip(*batches, strict=True))
+        for batches in zip(*parts, strict=True)
+    ]
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(tmp_path):
-    pairs = write_set(tmp_path, 12)
+    pairs = write_set(tmp_path, 13)
     one, four = (
-        epochs_of(TrainingData(pairs, augmentation(), seed=1), 4, workers, 2)
+        epochs_of(TrainingData(pairs, augmentation(), seed=1, batch_size=4), 2, workers)
         for workers in (1, 4)  # four, or as many as there are cores
     )
-    assert [len(epoch) for epoch in one] == [3, 3]
-    for left, right in zip(chain(*one), chain(*four), strict=True):
-        for a, b in zip(left, right, strict=True):
-            assert np.array_equal(a, b)
+    assert [len(epoch) for epoch in one] == [4, 4]
+    assert same_bits(list(chain(*one)), list(chain(*four)))
     assert not np.array_equal(one[0][0][0], one[1][0][0])  # another epoch, other samples
 
 
 def test_more_workers_than_cores_are_not_an_error(tmp_path):
-    data = TrainingData(flat_set(tmp_path, 2), augmentation(), seed=0)
-    assert len(epochs_of(data, 2, 1000, 1)[0]) == 1
+    assert len(epochs_of(flat_data(flat_set(tmp_path, 2)), 1, workers=1000)[0]) == 1
 
 
 def test_every_image_comes_exactly_once_an_epoch_in_another_order(tmp_path):
-    data = TrainingData(flat_set(tmp_path, 12), augmentation(), seed=0)
-    orders = [list(chain(*map(indices_of, epoch))) for epoch in epochs_of(data, 4, 2, 3)]
+    data = flat_data(flat_set(tmp_path, 12), batch_size=4)
+    orders = [list(chain(*map(indices_of, epoch))) for epoch in epochs_of(data, 3, workers=2)]
     assert all(sorted(order) == list(range(12)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
     assert tuple(range(12)) not in {tuple(order) for order in orders}
 
 
-def test_an_incomplete_batch_is_left_out(tmp_path):
-    data = TrainingData(flat_set(tmp_path, 5), augmentation(), seed=0)
-    dataset = make_dataset(data, 2, 1)
-    assert dataset.get_dataset_size() == 2
-    (epoch,) = epochs_of(data, 2, 1, 1)
-    found = list(chain(*map(indices_of, epoch)))
-    assert len(set(found)) == len(found) == 4
+def test_the_order_of_an_epoch_is_that_of_older_versions():
+    pairs = [Pair(Path(f"{i}.png"), Path(f"{i}.png")) for i in range(7)]
+    for epoch in (0, 3):
+        expected = np.random.default_rng((11, epoch, 7)).permutation(7)
+        assert flat_data(pairs, seed=11).order(epoch).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (3, 4), (7, 2), (12, 2), (29, 3)])
+def test_the_processes_together_cover_every_image_once_an_epoch(tmp_path, count, batch_size, ranks):
+    pairs = flat_set(tmp_path, count)
+    parts = [
+        epochs_of(flat_data(pairs, batch_size=batch_size, rank=rank, ranks=ranks), 2)
+        for rank in range(ranks)
+    ]
+    steps = -(-count // (batch_size * ranks))
+    for epoch in range(2):
+        assert [len(part[epoch]) for part in parts] == [steps] * ranks
+        found = [index for part in parts for batch in part[epoch] for index in indices_of(batch)]
+        assert sorted(found) == list(range(count))
+        # Every step but the last is full, on every rank.
+        assert all(len(indices_of(b)) == batch_size for part in parts for b in part[epoch][:-1])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_run_can_start_anywhere_and_goes_on_with_the_same_bits(tmp_path, ranks, step):
+    pairs = write_set(tmp_path, 5 * ranks + 1)  # three steps an epoch, the last nearly all fills
+    for rank in range(ranks):
+        whole = epochs_of(flat_data(pairs, rank=rank, ranks=ranks), 4)
+        assert [len(batches) for batches in whole] == [3] * 4
+        again = flat_data(pairs, rank=rank, ranks=ranks)
+        (rest,) = epochs_of(again, 1, epoch=1, step=step)
+        assert same_bits(rest, whole[1][step:])
+        following = epochs_of(again, 2, epoch=2)
+        assert same_bits(list(chain(*following)), list(chain(*whole[2:])))
+
+
+@pytest.mark.parametrize(("ranks", "step"), [(1, 3), (2, 1), (3, 1), (5, 1)])
+def test_the_rest_of_an_epoch_is_covered_exactly_once(tmp_path, ranks, step):
+    data = [flat_data(flat_set(tmp_path, 23), rank=r, ranks=ranks) for r in range(ranks)]
+    rest = [i for d in data for b in epochs_of(d, 1, epoch=2, step=step)[0] for i in indices_of(b)]
+    before = [int(Path(f).stem) for s in range(step) for f in data[0].batch_files(2, s)]
+    assert len(before) == step * 2 * ranks
+    assert sorted(before + rest) == list(range(23))
+
+
+def test_fills_are_real_images_that_the_loss_does_not_see(tmp_path):
+    pairs = write_set(tmp_path, 3)
+    data = TrainingData(pairs, augmentation(), seed=0, batch_size=8)
+    ((batch,),) = epochs_of(data, 1)
+    order = data.order(0).tolist()
+    for position in range(8):
+        image, disparity, mask = data.sample(0, order[position % 3])
+        assert np.array_equal(batch[0][position], image)
+        real = position < 3
+        assert np.array_equal(batch[1][position], disparity * real)
+        assert np.array_equal(batch[2][position], mask * real)
+
+
+def test_one_process_or_several_hold_the_same_global_batches(tmp_path):
+    pairs = write_set(tmp_path, 10)
+    (whole,) = epochs_of(flat_data(pairs, batch_size=4), 1)
+    halves = [epochs_of(flat_data(pairs, rank=rank, ranks=2), 1)[0] for rank in (0, 1)]
+    assert same_bits(joined(halves), whole)
 
 
 def test_columns_and_shapes_of_a_batch(tmp_path):
-    data = TrainingData(flat_set(tmp_path, 4), augmentation(height=32, width=64), seed=0)
-    dataset = make_dataset(data, 2, 1)
+    data = TrainingData(
+        flat_set(tmp_path, 4), augmentation(height=32, width=64), seed=0, batch_size=2
+    )
+    dataset = make_dataset(data, 1)
     assert dataset.get_col_names() == ["image", "disparity", "mask"]
     batch = next(dataset.create_dict_iterator(num_epochs=1, output_numpy=True))
     assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
@@ -388,28 +451,105 @@ def test_columns_and_shapes_of_a_batch(tmp_path):
     }
 
 
-def test_batch_files_names_what_the_batch_held(tmp_path):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batch_files_names_what_the_batches_of_all_ranks_held(tmp_path, ranks):
     pairs = flat_set(tmp_path, 11)
-    data = TrainingData(pairs, augmentation(), seed=5)
-    for epoch, batches in enumerate(epochs_of(data, 3, 2, 3)):
-        assert len(batches) == 3
-        for step, batch in enumerate(batches):
-            names = [str(pairs[index].image) for index in indices_of(batch)]
-            assert data.batch_files(epoch, step, 3) == names
+    data = [flat_data(pairs, seed=5, rank=rank, ranks=ranks) for rank in range(ranks)]
+    parts = [epochs_of(d, 3, workers=2) for d in data]
+    for epoch in range(3):
+        for step in range(data[0].steps):
+            found = [index for part in parts for index in indices_of(part[epoch][step])]
+            names = [str(pairs[index].image) for index in found]
+            assert all(d.batch_files(epoch, step) == names for d in data)
 
 
-def test_fewer_images_than_a_batch_is_an_error(tmp_path):
-    data = TrainingData(flat_set(tmp_path, 3), augmentation(), seed=0)
-    with pytest.raises(UserError, match="batch_size: 4 is more than the 3"):
-        make_dataset(data, 4, 1)
+# --- Unreadable files ---------------------------------------------------------------------------
 
 
 def test_an_unreadable_file_leaves_its_error_with_the_data(tmp_path):
     """MindSpore would bury an exception of a worker; the trainer looks at `errors` instead."""
     pairs = flat_set(tmp_path, 4)
     pairs[2].image.write_bytes(b"")
-    data = TrainingData(pairs, augmentation(), seed=0)
-    (epoch,) = epochs_of(data, 4, 2, 1)
+    data = flat_data(pairs, batch_size=4)
+    (epoch,) = epochs_of(data, 1, workers=2)
     assert [str(error).startswith(str(pairs[2].image)) for error in data.errors] == [True]
-    position = data.batch_files(0, 0, 4).index(str(pairs[2].image))
+    position = data.batch_files(0, 0).index(str(pairs[2].image))
     assert all(not column[position].any() for column in epoch[0])  # an empty mask: no loss
+    assert data.skipped == {}
+
+
+def many_pairs(root: Path, count: int, bad: tuple[int, ...]) -> list[Pair]:
+    """`count` pairs of few files; those in `bad` have files of their own, the target damaged."""
+    good = write_set(root, 4)
+    return [
+        Pair(put(root / f"{i}.png", good[i % 4].image.read_bytes()), put(root / f"{i}.npy", b"?"))
+        if i in bad
+        else good[i % 4]
+        for i in range(count)
+    ]
+
+
+def test_the_next_readable_pair_takes_an_unreadable_ones_place_and_random_numbers(tmp_path):
+    pairs = many_pairs(tmp_path, 300, bad=(5, 6, 299))
+    data = TrainingData(pairs, augmentation(), seed=9, batch_size=4, skip_bad=True)
+    for index, instead in ((5, 7), (6, 7), (299, 0), (8, 8)):
+        rng = np.random.default_rng((9, 2, index))
+        expected = augmentation()(*read_pair(pairs[instead]), rng)
+        for left, right in zip(expected, data.sample(2, index), strict=True):
+            assert np.array_equal(left, right)
+    assert list(data.skipped) == [pairs[index].image for index in (5, 6, 299)]
+    for index in (5, 6, 299):
+        assert data.skipped[pairs[index].image].startswith(str(pairs[index].target))
+    assert data.errors == []  # 3 of 300 are 1 %, not more
+
+
+def test_past_1_percent_of_unreadable_pairs_there_is_an_error(tmp_path):
+    pairs = many_pairs(tmp_path, 200, bad=(10, 20, 30))
+    data = TrainingData(pairs, augmentation(), seed=0, batch_size=4, skip_bad=True)
+    for _ in range(3):  # again and again: each pair counts once
+        data.sample(0, 30), data.sample(1, 20)
+    assert data.errors == []
+    data.sample(0, 10)
+    data.sample(0, 30)
+    (error,) = data.errors
+    assert str(error) == (
+        f"3 of 200 images (1.5 %) cannot be read, more than 1 %; first: {pairs[10].target}: not a "
+        ".npy file; write it with numpy.save; mend or remove them"
+    )
+
+
+def test_a_set_without_a_readable_pair_ends_in_an_error_not_in_a_search(tmp_path):
+    pairs = many_pairs(tmp_path, 250, bad=tuple(range(250)))
+    data = TrainingData(pairs, augmentation(), seed=0, batch_size=4, skip_bad=True)
+    sample = data.sample(0, 100)
+    assert not any(column.any() for column in sample)
+    assert len(data.errors) == 1
+    assert len(data.skipped) == 3  # the search ended with the error
+
+
+def test_replacements_are_the_same_for_any_number_of_workers_and_processes(tmp_path):
+    pairs = many_pairs(tmp_path, 101, bad=(50,))
+    keys = {"seed": 2, "skip_bad": True}
+    one = flat_data(pairs, batch_size=6, **keys)
+    two = flat_data(pairs, batch_size=6, **keys)
+    (left,), (right,) = epochs_of(one, 1, workers=1), epochs_of(two, 1, workers=2)
+    assert same_bits(left, right)
+    parts = [epochs_of(flat_data(pairs, rank=r, ranks=3, **keys), 1)[0] for r in range(3)]
+    assert same_bits(joined(parts), left)
+    assert one.skipped == two.skipped
+    assert list(one.skipped) == [pairs[50].image]
+
+
+def test_threads_note_every_unreadable_pair_once(tmp_path):
+    pairs = many_pairs(tmp_path, 1000, bad=tuple(range(0, 1000, 125)))
+    data = TrainingData(pairs, augmentation(), seed=0, batch_size=4, skip_bad=True)
+    threads = [
+        threading.Thread(target=lambda: [data.sample(0, i) for i in range(0, 1000, 125)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(data.skipped) == 8
+    assert data.errors == []

@@ -35,6 +35,7 @@ dependencies = []
 [project.optional-dependencies]
 demo = ["demo-part"]
 dev = ["dev-part"]
+gpu = []
 """
 
 # Builds the editable wheel by hand, counts its builds, and waits where a test says so.
@@ -449,7 +450,11 @@ def test_own_interpreter_is_checked_and_nothing_is_installed(
 
 CORE_MODULES = [
     *("mindspore", "numpy", "cv2", "scipy", "h5py"),
-    *("yaml", "PIL", "tqdm", "matplotlib", "pydantic", "safetensors", "jinja2"),
+    *("yaml", "PIL", "tqdm", "matplotlib", "pydantic", "safetensors"),
+    *("tensorboardX", "psutil", "jinja2"),
+]
+CUDA = [
+    *("cuda_runtime", "cuda_nvrtc", "cublas", "cudnn", "cufft", "curand", "cusolver", "cusparse")
 ]
 
 
@@ -465,6 +470,11 @@ CORE_MODULES = [
             "mitsuba, skimage, hypothesis, playwright",
         ),
         ("demo", [*CORE_MODULES, "src.config", "mitsuba", "skimage"], ""),
+        (
+            "gpu",
+            [*CORE_MODULES, "src.config", *(f"nvidia.{name}" for name in CUDA if name != "cufft")],
+            "nvidia.cufft",
+        ),
     ],
 )
 def test_own_interpreter_must_have_what_the_extras_need(
