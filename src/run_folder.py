@@ -17,6 +17,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def run_of(path: Path) -> Path:
     """
     if not path.is_file():
         raise UserError(f"resume: {path}: no such file; expected auto, or a checkpoint of a run")
-    run = path.parent.parent
+    run = path.absolute().parent.parent
     if not _is_run(run) or not _NAME.fullmatch(path.name):
         raise UserError(
             f"resume: {path} is not RUN/ckpt/Midas_0-<epoch>_<step>.ckpt, so there is no run to "
@@ -163,9 +164,8 @@ class Checkpoints:
         checkpoint.save(network, self.folder / "best.ckpt")
 
     def paths(self) -> list[Path]:
-        """The weights of all checkpoints that have a resume file, oldest first."""
+        """The weights of all checkpoints, oldest first."""
         found = [path for path in self.folder.glob("Midas_0-*.ckpt") if _NAME.fullmatch(path.name)]
-        found = [path for path in found if (path.parent / _RESUME / path.name).exists()]
         return sorted(found, key=_position)
 
     def load(self, path: Path) -> Snapshot:
@@ -211,8 +211,7 @@ class Checkpoints:
         Args:
             epoch, step: of the last step that stays; 0, 0 for none.
         """
-        for rest in (*self.folder.glob(".Midas_*"), *self.folder.glob("resume/.Midas_*")):
-            shutil.rmtree(rest, ignore_errors=True)  # of a save that was killed
+        self._sweep()
         later = [path for path in self.paths() if _position(path) > (epoch, step)]
         run = self.folder.parent
         tables = [run / name for name in CSV_FILES if (run / name).exists()]
@@ -221,12 +220,22 @@ class Checkpoints:
             (aside / _RESUME).mkdir(parents=True)
             for path in later:
                 path.rename(aside / path.name)
-                (self.folder / _RESUME / path.name).rename(aside / _RESUME / path.name)
+                with suppress(FileNotFoundError):  # somebody deleted it
+                    (self.folder / _RESUME / path.name).rename(aside / _RESUME / path.name)
             for table in tables:
                 shutil.copy2(table, aside)
             LOG.info("%d later checkpoints are in %s now", len(later), aside)
         for table in tables:
             _cut_table(table, epoch, step)
+
+    def _sweep(self) -> None:
+        """Remove what a save, or a removal, left that was killed."""
+        for pattern in (".Midas_*", f"{_RESUME}/.Midas_*", ".best.*"):
+            for rest in self.folder.glob(pattern):
+                shutil.rmtree(rest, ignore_errors=True)
+        for resume in self.folder.glob(f"{_RESUME}/Midas_0-*.ckpt"):
+            if _NAME.fullmatch(resume.name) and not (self.folder / resume.name).exists():
+                resume.unlink()
 
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -239,10 +248,13 @@ def _position(path: Path) -> tuple[int, int]:
 
 
 def _cut_table(path: Path, epoch: int, step: int) -> None:
-    """Keep the header and the whole lines up to a step."""
-    header, *rows = path.read_text().splitlines(keepends=True) or [""]
-    kept = [row for row in rows if row.endswith("\n") and _row_position(row) <= (epoch, step)]
-    write_bytes(path, "".join([header, *kept]).encode())
+    """Keep the header and the rows up to a step; a last line that is not whole goes."""
+    *lines, _ = path.read_text().split("\n")
+    try:
+        kept = [row for row in lines[1:] if _row_position(row) <= (epoch, step)]
+    except ValueError:
+        raise UserError(f"{path}: not as a training run wrote it; move it away") from None
+    write_bytes(path, "".join(f"{line}\n" for line in [*lines[:1], *kept]).encode())
 
 
 def _row_position(row: str) -> tuple[int, int]:

@@ -171,7 +171,10 @@ def _import_mindspore(device_target: str) -> None:
 def _check_launch(run_distribute: bool) -> None:
     launched = "MS_ROLE" in os.environ  # of workers and of their scheduler
     if run_distribute and not launched:
-        raise UserError("run_distribute: True needs msrun: msrun --worker_num=N python PROGRAM ...")
+        raise UserError(
+            "run_distribute: True needs other processes; start all of them with: "
+            "python -m src.launch --workers N -- PROGRAM --run_distribute True"
+        )
     if launched and not run_distribute:
         raise UserError("run_distribute: msrun started this process; add --run_distribute True")
 
@@ -186,7 +189,7 @@ def _join() -> None:
     except Exception as error:
         raise UserError(
             f"run_distribute: the processes that msrun started did not stay together "
-            f"({_first_sentence(error)}); the logs of its --log_dir say which one stopped, and why"
+            f"({_first_sentence(error)}); the logs beside this one say which one stopped, and why"
         ) from None
 
 

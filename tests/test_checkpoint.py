@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shlex
+import zlib
 from pathlib import Path
 
 import mindspore as ms
@@ -133,7 +134,12 @@ def test_a_missing_file_and_a_folder_are_refused(other, tmp_path, capfd):
 def test_no_damaged_bit_ends_the_process_or_goes_unnoticed_in_the_sizes(
     small_network, saved, capfd
 ):
-    """MindSpore's own reader crashes on sizes that do not fit the values."""
+    """MindSpore's own reader crashes on sizes that do not fit the values.
+
+    The file is one without a checksum, as MindSpore writes it unless asked for one.
+    """
+    ms.save_checkpoint(MidasNet(**small_network), str(saved))
+    saved.chmod(0o600)
     data = saved.read_bytes()
     shapes = {p.name: p.shape for p in MidasNet(**small_network).get_parameters()}
     accepted = 0
@@ -149,6 +155,25 @@ def test_no_damaged_bit_ends_the_process_or_goes_unnoticed_in_the_sizes(
         accepted += 1  # a letter of a name, a value, or a size that the network's will not match
         assert sum(np.prod(s) for s in found.values()) <= sum(np.prod(s) for s in shapes.values())
     assert 0 < accepted < 8 * 60
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_ends_with_the_checksum_that_mindspore_documents(saved):
+    """crc_check of `mindspore.save_checkpoint`: CRC-32 of all before, big endian, 10 bytes."""
+    data = saved.read_bytes()
+    assert data[-17:] == b"crc_num" + zlib.crc32(data[:-17]).to_bytes(10, "big")
+    assert ms.load_checkpoint(str(saved), crc_check=True).keys() == checkpoint.read(saved).keys()
+
+
+def test_every_flipped_bit_is_noticed(saved, capfd):
+    """Far into the values, too, where nothing but the checksum can tell."""
+    data = saved.read_bytes()
+    for place in np.random.default_rng(0).integers(0, 8 * len(data), 40):
+        damaged = bytearray(data)
+        damaged[place // 8] ^= 1 << place % 8
+        saved.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            checkpoint.read(saved)
     assert capfd.readouterr() == ("", "")
 
 

@@ -193,8 +193,12 @@ def test_config_path_is_no_key_of_a_file(write):
         ("upsampling", "nearest"),
         ("on_error", "go on"),
         ("eval_batch_size", "0"),
-        ("resume", "auto"),
-        ("is_modelarts", "True"),
+        ("is_modelarts", "yes please"),
+        ("amp_level", "O4"),
+        ("loss_scale", "0.5"),
+        ("val_share", "0.9"),
+        ("on_bad_sample", "replace"),
+        ("save_checkpoint_steps", "-1"),
         ("file_format", "ONNX"),
         ("align_max_depth", "0"),
         ("align_max_depth", ".inf"),
@@ -366,3 +370,26 @@ def test_a_file_that_is_needed_and_empty_is_named():
 
 def test_the_home_of_nobody_is_told_in_one_line():
     assert "~nobody-at-all" in message("--train_data_dir", "~nobody-at-all/x")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("False", ""), ("True", "auto"), ("auto", "auto"), ("runs/a/ckpt/b.ckpt", "FILE")],
+)
+def test_resume_is_a_word_or_a_file_where_one_stands(given, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if expected == "FILE":
+        expected = str(tmp_path / given)
+    config = load_config(["--resume", given])
+    assert config.resume == expected
+    config.save(tmp_path / "saved.yaml")
+    assert load_config(["--config_path", str(tmp_path / "saved.yaml")]).resume == expected
+
+
+def test_an_evaluation_resumes_without_a_file(tmp_path):
+    assert [load_config(["--resume", word]).resumes_evaluation() for word in ("True", "False")] == [
+        True,
+        False,
+    ]
+    with pytest.raises(UserError, match=r"resume: .*a\.ckpt: an evaluation takes True or False"):
+        load_config(["--resume", str(tmp_path / "a.ckpt")]).resumes_evaluation()

@@ -144,7 +144,7 @@ def test_several_processes_give_the_same_files_bit_for_bit(place, complete, tmp_
 
 @pytest.mark.parametrize(
     ("role", "argument", "message"),
-    [(None, "True", "needs msrun"), ("MS_WORKER", "False", "add --run_distribute True")],
+    [(None, "True", "python -m src.launch"), ("MS_WORKER", "False", "add --run_distribute True")],
 )
 def test_msrun_and_run_distribute_belong_together(place, role, argument, message):
     words = command(place, "none", "--run_distribute", argument)
