@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 import time
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,33 +13,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.data.benchmarks.tum import read_associations
+from tests import preprocess_scripts
+from tests.preprocess_scripts import refused
 
 PROGRAM = Path(__file__).resolve().parents[2] / "preprocess/associate.py"
 HEAD = "# rgb.txt and depth.txt paired with max_difference 0.02 s, offset 0.0 s\n"
 
 
-def load_program():
-    spec = importlib.util.spec_from_file_location("associate", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["associate"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-associate = load_program()
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, PROGRAM, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-
-
-def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for part in parts:
-        assert part in done.stderr
+associate = preprocess_scripts.load("associate")
+run = partial(preprocess_scripts.run, "associate")
 
 
 def write_sequence(folder: Path, rgb: list[str], depth: list[str]) -> None:

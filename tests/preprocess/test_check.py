@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from src.data.benchmarks import BENCHMARKS
-from tests import file_formats
+from tests import file_formats, preprocess_scripts
+from tests.preprocess_scripts import refused
 
 PROGRAM = Path(__file__).resolve().parents[2] / "preprocess/check.py"
 HEIGHT, WIDTH = 4, 6
@@ -24,27 +25,8 @@ DEPTH[0] = 0
 DEPTH[1, 0], DEPTH[3, 5] = 2, 5
 
 
-def load_program():
-    spec = importlib.util.spec_from_file_location("check_benchmark", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["check_benchmark"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-program = load_program()
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, PROGRAM, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-
-
-def refused(done: subprocess.CompletedProcess[str], part: str) -> None:
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert part in done.stderr
+program = preprocess_scripts.load("check")
+run = partial(preprocess_scripts.run, "check")
 
 
 def put(path: Path, data: bytes) -> Path:

@@ -213,6 +213,7 @@ class FileBenchmark(DepthBenchmark):
         self.ids = unique(pair.id for pair in self._pairs)
 
     def read(self, index: int) -> DepthSample:
+        """As in `Benchmark`; image and depth map of one pair of files."""
         pair = self._pairs[index]
         # A depth map has the orientation in which the camera stored the image.
         image = image_io.read_image(pair.image, upright=False)
