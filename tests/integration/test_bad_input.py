@@ -158,7 +158,9 @@ TRAIN = ("midas_train.py", "--run_path", "runs")
         pytest.param((*EVAL, "--upsampling", "cubic"), ["upsampling", "bicubic"], id="upsampling"),
         pytest.param((*EVAL, "--eval_batch_size", "0"), ["eval_batch_size"], id="no batch"),
         pytest.param((*EVAL, "--data_name", "Kiti"), ["data_name", "Kiti", "Kitti"], id="no name"),
-        pytest.param((*EVAL, "--run_distribute", "True"), ["run_distribute", "src.launch"], id="alone"),
+        pytest.param(
+            (*EVAL, "--run_distribute", "True"), ["run_distribute", "src.launch"], id="alone"
+        ),
     ],
 )
 def test_what_is_wrong_from_the_start(place, arguments, parts):

@@ -49,7 +49,7 @@ class Nyu(DepthBenchmark):
         return height, width
 
     def read(self, index: int) -> DepthSample:
-        """As in `Benchmark`; the file of the images is damaged in places, or the depth is empty."""
+        """As in `Benchmark`, out of the two arrays."""
         place = self._indices[index] - 1
         try:
             image, depth = self._images[place], self._depths[place]
