@@ -55,7 +55,7 @@ class Position:
         epochs: of the whole run.
         steps: of an epoch.
         done: steps done, in all epochs.
-        outputs: of the last step.
+        outputs: of the last step; its losses are means over the images.
         started: clock at the start of the step that is next, in seconds.
         seconds: of the last step with the wait for its data, without callbacks.
     """
@@ -89,17 +89,26 @@ class Position:
 
 
 class Advance(Callback):
-    """Moves the position by a step; the first of the callbacks."""
+    """Moves the position by a step; the first of the callbacks.
 
-    def __init__(self, position: Position) -> None:
+    Args:
+        position: of the run.
+        data: what is trained on.
+    """
+
+    def __init__(self, position: Position, data: TrainingData) -> None:
         self.position = position
+        # Losses are means over a whole batch; places that no image is left for add 0 to them.
+        self.last_share = data.last_batch / data.global_batch
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         """Read what the step returned."""
-        outputs = run_context.original_args().net_outputs.asnumpy()
-        self.position.outputs = StepOutputs(*outputs.tolist())
-        self.position.seconds = time.perf_counter() - self.position.started
-        self.position.done += 1
+        position = self.position
+        position.done += 1
+        position.seconds = time.perf_counter() - position.started
+        values = run_context.original_args().net_outputs.asnumpy().tolist()
+        share = self.last_share if position.ends_epoch else 1
+        position.outputs = StepOutputs(*(value / share for value in values[:3]), *values[3:])
 
 
 class Clock(Callback):
@@ -113,6 +122,10 @@ class Clock(Callback):
         self.position.started = time.perf_counter()
 
 
+class DivergedError(UserError):
+    """The training cannot go on; all processes find that after the same step."""
+
+
 class Guard(Callback):
     """Stops the run at a sample that could not be read, or when training has diverged.
 
@@ -123,13 +136,17 @@ class Guard(Callback):
     Args:
         data: what is trained on.
         position: of the run.
-        run: its folder; None in processes that write nothing.
+        run: its folder.
+        writes: whether this is the process that writes to it.
     """
 
-    def __init__(self, data: TrainingData, position: Position, run: Path | None) -> None:
+    def __init__(
+        self, data: TrainingData, position: Position, run: Path, writes: bool = True
+    ) -> None:
         self.data = data
         self.position = position
         self.run = run
+        self.writes = writes
         self.zeros = 0  # steps in a row whose loss is exactly 0
         self.named: set[Path] = set()  # skipped files that were logged
 
@@ -160,16 +177,17 @@ class Guard(Callback):
             )
             raise self._diverged(f"{name} is {value} at")
 
-    def _diverged(self, problem: str) -> UserError:
+    def _diverged(self, problem: str) -> DivergedError:
         """The error, after the names of the batch's files went to a file of the run."""
         epoch, step = self.position.epoch, self.position.step
         files = self.data.batch_files(epoch - 1, step - 1)
         named = ", ".join(files[:_NAMED_FILES])
-        if self.run is not None and len(files) > _NAMED_FILES:
+        if len(files) > _NAMED_FILES:
             path = self.run / f"diverged-{epoch}_{step}.txt"
-            write_bytes(path, "".join(f"{file}\n" for file in files).encode())
+            if self.writes:
+                write_bytes(path, "".join(f"{file}\n" for file in files).encode())
             named += f" and {len(files) - _NAMED_FILES} more, listed in {path}"
-        return UserError(
+        return DivergedError(
             f"{problem} epoch {epoch} step {step}: the training has diverged; lower the learning "
             f"rate, or check model_weights and these files: {named}"
         )

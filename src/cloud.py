@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src import runtime
+from src import run_folder, runtime
 from src.config import Config
 from src.errors import UserError
 
@@ -96,16 +96,21 @@ def _fetch_data(files: Any, config: Config, copied: Path) -> None:
 
 
 def _fetch_results(files: Any, config: Config) -> None:
-    """Into a folder of another name first: what is in run_path is whole."""
+    """Into a folder of another name first: a run in run_path is whole."""
     run_path = Path(config.run_path)
     with _explained("train_url", f"looking for {config.train_url}"):
         there = files.exists(config.train_url)
-    if not there or (run_path.is_dir() and any(run_path.iterdir())):
+    if not there or run_folder.find(run_path, "") is not None:
         return
     incoming = run_path.with_name(f"{run_path.name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
     _copy(files, "train_url", config.train_url, str(incoming))
-    incoming.rename(run_path)
+    run_path.mkdir(parents=True, exist_ok=True)  # the launcher's logs may be in it
+    for entry in incoming.iterdir():
+        target = run_path / entry.name
+        if not target.exists():
+            entry.rename(target)
+    shutil.rmtree(incoming)
 
 
 def _send(files: Any, config: Config) -> None:

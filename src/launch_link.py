@@ -67,7 +67,9 @@ class Link:
     ) -> Link:
         """The link of the first launch; the others are to join it within so many seconds."""
         try:
-            server = socket.create_server(("", port))
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
         except OSError as error:
             raise UserError(
                 f"master_port: the launcher's own port {port} (master_port + 1) cannot be used: "
@@ -141,14 +143,18 @@ class Link:
         except OSError:
             new = b""
         peer.buffer += new
-        for message in _messages(peer):
-            self._receive(peer, message)
+        try:
+            for message in _messages(peer):
+                self._receive(peer, message)
+        except (KeyError, TypeError, ValueError):  # no launch talks like this
+            new = b""
         if not new or len(peer.buffer) > _LONGEST:
             self._lose(peer)
 
     def _receive(self, peer: _Peer, message: dict[str, Any]) -> None:
         if "failed" in message:
-            self._fail(str(message["failed"]), int(message.get("code", 1)))
+            code = int(message["code"])
+            self._fail(str(message["failed"]), code if 0 < code < 256 else 1)
         elif "done" in message:
             peer.done = True
         elif message.get("workers") != self.workers:
@@ -157,6 +163,8 @@ class Link:
                 f"rank {message.get('node')}; start all machines with the same numbers",
                 2,
             )
+        elif any(other.node == int(message["node"]) for other in self.peers):
+            self._fail(f"two launches have node rank {message['node']}; number them 0, 1, ...", 2)
         else:
             peer.node = int(message["node"])
 
@@ -199,11 +207,10 @@ def _notice_loss(connection: socket.socket) -> None:
 
 
 def _messages(peer: _Peer) -> Iterator[dict[str, Any]]:
+    """The whole messages that have come; ValueError or TypeError where one is none."""
     *lines, peer.buffer = peer.buffer.split(b"\n")
     for line in lines:
-        try:
-            message = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(message, dict):
-            yield message
+        message = json.loads(line)
+        if not isinstance(message, dict):
+            raise TypeError(type(message))
+        yield message

@@ -11,8 +11,12 @@ import os
 import signal
 import sys
 import threading
+import time
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A job scheduler signals all processes of a job, and a launcher among them passes it on: signals so
+# close to each other, in seconds, are one request.
+_ONE_REQUEST = 3.0
 
 
 class StopSignals:
@@ -41,8 +45,12 @@ class StopSignals:
         self._accepted = True
 
     def _wait(self) -> None:
+        asked = 0.0
         while True:
             name = signal.Signals(signal.sigwait(_SIGNALS))
+            if self.requested and time.monotonic() - asked < _ONE_REQUEST:
+                continue
+            asked = time.monotonic()
             if self.requested or not self._accepted:
                 _say(f"{name.name}: ended at once")
                 os._exit(128 + name)

@@ -65,6 +65,8 @@ class TrainStep(nn.Cell):
         self.loss = loss
         self.optimizer = optimizer
         self.scaler = scaler
+        if scaler is not None:  # a graph from the cache knows parameters of the cell alone
+            self.loss_scale, self.good_steps = scaler.scale_value, scaler.counter
         self.stop = Parameter(Tensor(0.0, ms.float32), name="stop", requires_grad=False)
         self.average = Average([p.size for p in optimizer.parameters], ranks)
         self.value_and_grad = ops.value_and_grad(

@@ -21,6 +21,7 @@ from src.callbacks import (
     Advance,
     CheckpointSaver,
     Clock,
+    DivergedError,
     Guard,
     Position,
     Progress,
@@ -49,7 +50,8 @@ LOG = logging.getLogger("midas")
 _SHARED = (
     *("in_channels", "groups", "width_per_group", "layers", "features"),
     *("img_width", "img_height", "nm_img_mean", "nm_img_std", "keep_aspect_ratio"),
-    *("batch_size", "crop_min_scale", "flip_probability", "on_bad_sample", "seed", "amp_level"),
+    *("batch_size", "crop_min_scale", "flip_probability", "on_bad_sample", "seed"),
+    *("amp_level", "loss_scale_window"),
     *("loss", "alpha", "scales", "sign_weight"),
 )
 # What it may change, which is noted.
@@ -118,8 +120,12 @@ def train(config: Config) -> Outcome:
         training = _Training(config, run, network, pairs, held_out)
         if snapshot is not None:
             training.go_on_from(snapshot)
-        finished = training.run_steps()
-        runtime.barrier()  # nobody leaves before everything is saved
+        try:
+            finished = training.run_steps()
+        except DivergedError:
+            runtime.barrier()  # nobody leaves before everything is written
+            raise
+        runtime.barrier()
     return Outcome(run, finished)
 
 
@@ -233,9 +239,9 @@ class _Training:
         with self._watching() as (watchers, watch):
             STOP.accept()
             callbacks = [
-                Advance(position),
+                Advance(position, self.data),
                 _CompileOnce(self._compile_cache()),
-                Guard(self.data, position, self.run if self.rank == 0 else None),
+                Guard(self.data, position, self.run, writes=self.rank == 0),
                 *watchers,
                 self._validation(watch),
                 *([self._saver(watch)] if watch else []),
@@ -292,6 +298,7 @@ class _Training:
                 rank,
                 ranks,
                 runtime.sum_over_ranks,
+                config.on_bad_sample == "skip",
             )
 
         held_out = validator(self.held_out, self.rank, self.ranks) if self.held_out else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from src.errors import UserError
 from src.loss import ScaleShiftInvariantLoss
 from src.midas_net import MidasNet
 from src.visualize import colourize, side_by_side
+
+LOG = logging.getLogger("midas")
 
 
 class Scores(NamedTuple):
@@ -75,6 +78,7 @@ class Validator:
         rank, ranks: this process takes every ranks-th pair, from the rank-th on.
         total: float64 [N] of this process -> its sum over all of them. Every rank must be in `run`
             at the same time.
+        skip_bad: leave out pairs that cannot be read, with a line in the log; else they are errors.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Validator:
         rank: int = 0,
         ranks: int = 1,
         total: Callable[[np.ndarray], np.ndarray] = lambda sums: sums,
+        skip_bad: bool = False,
     ) -> None:
         self.network = network
         self.forward = _Forward(network, loss)
@@ -101,6 +106,7 @@ class Validator:
         self.batch_size = batch_size
         self.rank, self.ranks = rank, ranks
         self.total = total
+        self.skip_bad = skip_bad
 
     def run(self) -> Scores:
         """Validate all pairs; every rank gets the same scores.
@@ -113,22 +119,24 @@ class Validator:
         benchmark.
 
         Raises:
-            UserError: a file is unreadable, or a prediction is not finite. Where there are several
-                ranks, all of them raise.
+            UserError: a file is unreadable (with `skip_bad` all of them are), or a prediction is
+                not finite. Where there are several ranks, all of them raise.
         """
         error: UserError | None = None
         try:
             sums = self._sums()
         except UserError as problem:
-            error, sums = problem, np.array([0.0, 0.0, 0.0, 1.0])
+            error, sums = problem, np.array([0.0, 0.0, 0.0, 0.0, 1.0])
         # A rank that stopped here alone would leave the others waiting for its sums.
-        loss, abs_rel, measured, failed = self.total(sums)
+        loss, images, abs_rel, measured, failed = self.total(sums)
         if error is not None:
             raise error
         if failed:
             raise UserError("validation: another rank cannot go on; its log says which file is why")
-        count = len(self.pairs)
-        return Scores(float(loss / count), float(abs_rel / measured) if measured else np.nan, count)
+        if not images:
+            raise UserError("validation: none of the held-out images can be read; the log says why")
+        mean_abs_rel = float(abs_rel / measured) if measured else np.nan
+        return Scores(float(loss / images), mean_abs_rel, int(images))
 
     def examples(self, count: int) -> list[np.ndarray]:
         """Pictures of up to `count` pairs, at least one, spread evenly over all of them.
@@ -155,31 +163,37 @@ class Validator:
         ]
 
     def _sums(self) -> np.ndarray:
-        """float64 [4] over this rank's images: losses, AbsRels, how many of these, and 0."""
-        sums = np.zeros(4)
+        """float64 [5] over this rank's images: losses and how many, AbsRels and how many, and 0."""
+        sums = np.zeros(5)
         # The same number of batches for every rank: none comes to `total` long before the others.
         count = -(-len(self.pairs) // (self.ranks * self.batch_size))
         for batch in self._batches(self.pairs[self.rank :: self.ranks], count):
             predictions, loss = self._predict(batch)
-            sums[0] += loss
+            sums[:2] += loss, len(batch)
             for sample, prediction in zip(batch, predictions, strict=False):
                 if (sample.disparity > 0).any():
-                    sums[1:3] += _abs_rel(prediction, sample.disparity), 1
+                    sums[2:4] += _abs_rel(prediction, sample.disparity), 1
         return sums
 
     def _batches(self, pairs: Sequence[Pair], count: int) -> Iterator[list[_Sample]]:
-        """`count` batches of the pairs in order, the last ones short or empty; the next one is
-        read while one is used."""
+        """`count` batches of the pairs in order, short or empty where pairs are left out or run
+        out; the next one is read while one is used."""
         parts = [pairs[i * self.batch_size : (i + 1) * self.batch_size] for i in range(count)]
         with ThreadPoolExecutor(min(self.batch_size, os.cpu_count() or 1)) as pool:
             ahead = pool.map(self._read, parts[0])
             for part in [*parts[1:], []]:
                 batch = list(ahead)
                 ahead = pool.map(self._read, part)
-                yield batch
+                yield [sample for sample in batch if sample is not None]
 
-    def _read(self, pair: Pair) -> _Sample:
-        image, disparity = read_pair(pair)
+    def _read(self, pair: Pair) -> _Sample | None:
+        try:
+            image, disparity = read_pair(pair)
+        except UserError as error:
+            if not self.skip_bad:
+                raise
+            LOG.warning("validation without %s: %s", pair.image, error)
+            return None
         if self.keep_aspect_ratio:
             box = centre_crop(*disparity.shape, self.size[1] / self.size[0])
             image, disparity = transforms.crop(image, box), transforms.crop(disparity, box)

@@ -13,9 +13,8 @@ _TAIL = 1 << 18  # bytes of a log that are read for its last words
 _MINDSPORE = re.compile(r"\[(DEBUG|INFO|WARNING|ERROR|CRITICAL|EXCEPTION)\] ?[A-Z_]+\(\d+[:,]")
 _ERROR = "error: "  # how a UserError is printed
 _PEER_IS_GONE = re.compile(
-    r"AllReduce|AllGather|ReduceScatter|Broadcast|Barrier|collective|NCCL|HCCL|disconnect"
-    r"|timed? ?out|did not stay together",
-    re.IGNORECASE,
+    r"\b(AllReduce|AllGather|ReduceScatter|Broadcast|Barrier|NCCL|HCCL)\b"
+    r"|(?i:\bcollective|disconnect|timed? ?out|did not stay together)"
 )
 
 

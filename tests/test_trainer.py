@@ -340,7 +340,7 @@ def guarded(position: Position, errors: Sequence[UserError] = (), run: Path | No
         return [f"epoch{epoch}_step{step}_{i}.jpg" for i in range(5)]
 
     data = SimpleNamespace(errors=errors, skipped={}, batch_files=batch_files)
-    return Guard(data, position, run)
+    return Guard(data, position, run or Path("run"), writes=run is not None)
 
 
 def test_the_guard_names_epoch_step_and_files_of_a_later_step(tmp_path):

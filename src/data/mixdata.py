@@ -314,6 +314,8 @@ def _rule(images: _Files, targets: _Files) -> tuple[Callable[[_Files, Path], str
     """(what must be equal in an image and its target, why it is not the stem or '')."""
     if twins := _twins(images.paths) or _twins(targets.paths):
         reason = f"{twins[1]} has the same name as {twins[0]}"
+    elif _share(_wildcard_folders, images, targets):
+        reason = "the wildcards for folders stand for the same ones in both globs"
     elif _share(_stem, images, targets) or not _share(_wildcards, images, targets):
         return _stem, ""
     else:
@@ -324,7 +326,7 @@ def _rule(images: _Files, targets: _Files) -> tuple[Callable[[_Files, Path], str
 
 def _share(key_of: Callable[[_Files, Path], str], images: _Files, targets: _Files) -> bool:
     left, right = ({key_of(files, path) for path in files.paths} for files in (images, targets))
-    return not left.isdisjoint(right)
+    return not left.isdisjoint(right - {""})
 
 
 def _stem(_: _Files, path: Path) -> str:
@@ -346,6 +348,11 @@ def _wildcards(files: _Files, path: Path) -> str:
     found = _wildcard_groups(files.pattern).fullmatch(str(path.with_suffix("")))
     # A wildcard that stands for nothing keeps its place, or s1/c/7 and s/c1/7 would be alike.
     return "/".join(part.removesuffix("/") for part in found.groups() if part is not None)
+
+
+def _wildcard_folders(files: _Files, path: Path) -> str:
+    """The same without the file's name; '' where no folder is a wildcard's."""
+    return _wildcards(files, path).rpartition("/")[0]
 
 
 @functools.lru_cache

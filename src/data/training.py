@@ -135,6 +135,9 @@ class TrainingData:
         self.rank = rank
         self.global_batch = batch_size * ranks
         self.steps = math.ceil(len(pairs) / self.global_batch)
+        self.last_batch = (
+            len(pairs) - (self.steps - 1) * self.global_batch
+        )  # images in the last step
         self.skip_bad = skip_bad
         # Files that could not be read. Raised in a worker, such an error would come out of
         # MindSpore as pages of text, so the trainer looks here after every step instead.
