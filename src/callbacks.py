@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import nn
+from mindspore import Tensor, nn
 from mindspore.train import Callback, RunContext
 
+from src import runtime
 from src.data.training import TrainingData
 from src.errors import UserError
 from src.events import Events
@@ -150,14 +151,17 @@ class Guard(Callback):
         self.zeros = 0  # steps in a row whose loss is exactly 0
         self.named: set[Path] = set()  # skipped files that were logged
 
-    def on_train_step_end(self, run_context: RunContext) -> None:
-        """Raise UserError where the run cannot go on."""
+    def on_train_step_begin(self, run_context: RunContext) -> None:
+        """Raise UserError before a step that a sample is missing from: it is never done."""
         for path, reason in self.data.skipped.items():
             if path not in self.named:
-                LOG.warning("skipped: %s", reason)
                 self.named.add(path)
+                LOG.warning("unreadable, another takes its place (%d): %s", len(self.named), reason)
         if self.data.errors:
             raise self.data.errors[0]
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """Raise DivergedError where the run cannot go on."""
         outputs = self.position.outputs
         self.zeros = self.zeros + 1 if outputs.loss == 0 else 0
         if self.zeros >= _DEAD_STEPS:
@@ -328,7 +332,11 @@ class Progress(Callback):
 class Validation(Callback):
     """The validation pass, every so many epochs and after the last.
 
+    Every process moves its batch-norm statistics with the images it sees. The first's are the ones
+    that are saved, so all validate with them, whether the run was resumed or not.
+
     Args:
+        network: that is trained.
         validator: of the held-out images; None if there are none.
         examples: whose predictions are shown in TensorBoard.
         position: of the run.
@@ -338,12 +346,14 @@ class Validation(Callback):
 
     def __init__(
         self,
+        network: nn.Cell,
         validator: Validator | None,
         examples: Validator,
         position: Position,
         every_epochs: int,
         watch: Watch | None,
     ) -> None:
+        self.network = network
         self.validator = validator
         self.examples = examples
         self.position = position
@@ -357,11 +367,21 @@ class Validation(Callback):
         if not (due or position.finished):
             return
         if self.validator is not None:
+            self._share_statistics()
             scores = self.validator.run()
             if self.watch is not None:
                 self.watch.note(position, scores.loss, scores.abs_rel, scores.images)
         if self.watch is not None:
             self.watch.show(position, self.examples.examples(_EXAMPLES))
+
+    def _share_statistics(self) -> None:
+        """Take the first process's."""
+        own = [p for p in self.network.get_parameters() if not p.requires_grad]
+        values = runtime.broadcast(np.concatenate([p.asnumpy().ravel() for p in own]))
+        for parameter, part in zip(
+            own, np.split(values, np.cumsum([p.size for p in own])[:-1]), strict=True
+        ):
+            parameter.set_data(Tensor(part.reshape(parameter.shape)))
 
 
 class Watch:

@@ -117,8 +117,12 @@ def load(network: nn.Cell, path: str | Path) -> None:
     fill(network, path, read(path))
 
 
-def read(path: str | Path) -> dict[str, ms.Parameter]:
+def read(path: str | Path, checksum: bool = False) -> dict[str, ms.Parameter]:
     """The parameters of a checkpoint by name.
+
+    Args:
+        checksum: the file must have one, as those of this project do. A file that was cut between
+            two parameters looks whole without.
 
     Raises:
         UserError: missing, damaged or of another kind.
@@ -136,7 +140,7 @@ def read(path: str | Path) -> dict[str, ms.Parameter]:
     # MindSpore's own reader crashes on sizes that do not fit.
     content = Checkpoint()
     try:
-        content.ParseFromString(_checked(path.read_bytes()))
+        content.ParseFromString(_checked(path.read_bytes(), checksum))
         values = _arrays(content)
     except (DecodeError, OSError, ValueError, KeyError, UnicodeDecodeError):
         raise damaged from None
@@ -145,12 +149,14 @@ def read(path: str | Path) -> dict[str, ms.Parameter]:
     return {name: ms.Parameter(ms.Tensor(value), name=name) for name, value in values.items()}
 
 
-def _checked(data: bytes) -> memoryview:
-    """The message in a file, without its checksum; ValueError if that is wrong."""
+def _checked(data: bytes, required: bool) -> memoryview:
+    """The message in a file, without its checksum; ValueError if that is wrong, or required."""
     trailer = len(_CHECKSUM) + _CHECKSUM_BYTES
     whole = memoryview(data)
     if data[-trailer:-_CHECKSUM_BYTES] != _CHECKSUM:
-        return whole  # written without one
+        if required:
+            raise ValueError("no checksum")
+        return whole
     message = whole[:-trailer]
     if zlib.crc32(message) != int.from_bytes(data[-_CHECKSUM_BYTES:], "big"):
         raise ValueError("wrong checksum")

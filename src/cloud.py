@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src import run_folder, runtime
+from src import runtime
 from src.config import Config
 from src.errors import UserError
 
@@ -97,6 +97,8 @@ def _fetch_data(files: Any, config: Config, copied: Path) -> None:
 
 def _fetch_results(files: Any, config: Config) -> None:
     """Into a folder of another name first: a run in run_path is whole."""
+    from src import run_folder  # imports MindSpore
+
     run_path = Path(config.run_path)
     with _explained("train_url", f"looking for {config.train_url}"):
         there = files.exists(config.train_url)

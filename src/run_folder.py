@@ -16,7 +16,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from src.image_io import write_bytes
 
 LOG = logging.getLogger("midas")
 
+CONFIG = "config.yaml"
 CSV_FILES = ("metrics.csv", "validation.csv")  # their first columns are epoch and step
 _NAME = re.compile(r"Midas_0-(\d+)_(\d+)\.ckpt")
 _FACTS = "facts"  # the entry of a resume file that holds JSON
@@ -56,21 +58,30 @@ class Snapshot:
     facts: dict[str, Any]
 
 
-def create(run_path: Path, name: str) -> Path:
-    """A new run folder, named by date and time if `name` is empty.
+def create(run_path: Path, name: str, write_config: Callable[[Path], None]) -> Path:
+    """A new run folder with its config.yaml: it is there with both or not at all.
+
+    Args:
+        run_path: where runs are.
+        name: of the run.
+        write_config: writes the file whose path it gets.
 
     Raises:
         UserError: it exists, or cannot be made.
     """
-    run = run_path / (name or datetime.datetime.now().strftime("%Y%m%d-%H%M%S"))
-    try:
-        run.mkdir(parents=True)
-        (run / "ckpt" / _RESUME).mkdir(parents=True)
-    except FileExistsError:
+    run = run_path / name
+    if run.exists():
         raise UserError(
             f"run_name: {run} exists and is not overwritten; choose another name, move it away, or "
             "continue it with --resume auto"
-        ) from None
+        )
+    try:
+        run_path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=run_path, prefix=".new-") as folder:
+            new = Path(folder, name)
+            (new / "ckpt" / _RESUME).mkdir(parents=True)
+            write_config(new / CONFIG)
+            new.rename(run)
     except OSError as error:
         raise UserError(f"run_path: cannot create {run}: {error.strerror}") from None
     return run
@@ -111,7 +122,7 @@ def run_of(path: Path) -> Path:
 
 
 def _is_run(run: Path) -> bool:
-    return (run / "ckpt" / _RESUME).is_dir() and (run / "config.yaml").is_file()
+    return (run / "ckpt" / _RESUME).is_dir() and (run / CONFIG).is_file()
 
 
 def _last_written(run: Path) -> float:
@@ -177,8 +188,8 @@ class Checkpoints:
         resume = self.folder / _RESUME / path.name
         if not resume.is_file():
             raise UserError(f"{path}: cannot be resumed from: {resume} is missing")
-        state = checkpoint.read(resume)
-        weights = checkpoint.read(path)
+        state = checkpoint.read(resume, checksum=True)
+        weights = checkpoint.read(path, checksum=True)
         try:
             facts = json.loads(state.pop(_FACTS).asnumpy().tobytes())
         except (KeyError, ValueError):

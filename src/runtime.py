@@ -121,15 +121,20 @@ def sum_over_ranks(values: np.ndarray) -> np.ndarray:
     return total
 
 
+def broadcast(values: np.ndarray) -> np.ndarray:
+    """What the first process gives, in every process; float32, of the same shape in all of them."""
+    rank, ranks = rank_and_size()
+    if ranks == 1:
+        return values
+    return _all_reduce(values if rank == 0 else np.zeros_like(values))  # a CPU has no Broadcast
+
+
 def broadcast_text(text: str) -> str:
     """The text that the first process gives, in every process; at most 4,096 bytes of UTF-8."""
-    if rank_and_size()[1] == 1:
-        return text
-    codes = np.zeros(4096, np.float32)  # an operator on a CPU, unlike Broadcast, is AllReduce
-    if rank_and_size()[0] == 0:
-        data = text.encode()
-        codes[: len(data)] = np.frombuffer(data, np.uint8)
-    return _all_reduce(codes).astype(np.uint8).tobytes().rstrip(b"\0").decode()
+    codes = np.zeros(4096, np.float32)
+    data = text.encode()
+    codes[: len(data)] = np.frombuffer(data, np.uint8)
+    return broadcast(codes).astype(np.uint8).tobytes().rstrip(b"\0").decode()
 
 
 def cache_graphs(folder: Path | None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,10 @@ def train(config: Config) -> Outcome:
         origin = _initialize(network, config.model_weights)
     else:
         origin = f"resumed after epoch {snapshot.epoch} step {snapshot.step} of {run}"
-    run = run or _create_run(config)
+    if run is None:
+        run = _create_run(config)
+    elif snapshot is None and runtime.rank_and_size()[0] == 0:
+        _save_config(config, run / run_folder.CONFIG)  # it begins again, perhaps with other values
     busy = f"run_name: another training writes to {run}; wait, or choose another name"
     writes = runtime.rank_and_size()[0] == 0
     with (
@@ -165,10 +170,15 @@ def _create_run(config: Config) -> Path:
     """A new folder with the resolved configuration, of the same name in all processes."""
     name = ""
     if runtime.rank_and_size()[0] == 0:
-        run = run_folder.create(Path(config.run_path), config.run_name)
-        config.model_copy(update={"run_name": run.name, "resume": ""}).save(run / "config.yaml")
-        name = str(run)
+        name = config.run_name or datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        write_config = partial(_save_config, config)
+        name = str(run_folder.create(Path(config.run_path), name, write_config))
     return Path(runtime.broadcast_text(name))
+
+
+def _save_config(config: Config, path: Path) -> None:
+    """Write the configuration of the run folder that `path` is in, ready to be resumed with."""
+    config.model_copy(update={"run_name": path.parent.name, "resume": ""}).save(path)
 
 
 class _Training:
@@ -303,7 +313,9 @@ class _Training:
 
         held_out = validator(self.held_out, self.rank, self.ranks) if self.held_out else None
         examples = held_out or validator(self.data.pairs, 0, 1)
-        return Validation(held_out, examples, self.position, self.config.eval_interval, watch)
+        return Validation(
+            self.network, held_out, examples, self.position, self.config.eval_interval, watch
+        )
 
     def _saver(self, watch: Watch) -> CheckpointSaver:
         return CheckpointSaver(
@@ -355,7 +367,7 @@ class _Training:
             if (before := facts["shared"].get(key)) != value:
                 raise UserError(
                     f"resume: {key} is {value}, but was {before} in {self.run}; use --config_path "
-                    f"{self.run / 'config.yaml'}, or start a new run without --resume"
+                    f"{self.run / run_folder.CONFIG}, or start a new run without --resume"
                 )
         where = self.run / "ckpt" / f"Midas_0-{snapshot.epoch}_{snapshot.step}.ckpt"
         checkpoint.fill(self.network, where, snapshot.weights)

@@ -386,7 +386,7 @@ def test_the_guard_stops_a_network_that_died():
 def test_the_guard_hands_on_what_could_not_be_read():
     error = UserError("x.jpg: truncated")
     with pytest.raises(UserError, match=r"x\.jpg"):
-        guarded(ended(done=1, steps=3), [error]).on_train_step_end(None)
+        guarded(ended(done=1, steps=3), [error]).on_train_step_begin(None)
 
 
 def test_the_guard_bears_a_flat_batch_now_and_then():
