@@ -30,6 +30,16 @@ if ((device_num == 1)) && [[ "${NODE_NUM:-1}" == 1 ]]; then
     exec "$PYTHON" "$REPO_ROOT/midas_train.py" --device_target GPU --run_distribute False \
         --device_id "$device_ids" ${weights:+--model_weights "$weights"} "$@"
 fi
+# As for one GPU, the numbers are those within CUDA_VISIBLE_DEVICES where a job scheduler set it.
+if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
+    IFS=, read -r -a visible <<<"$CUDA_VISIBLE_DEVICES"
+    chosen=()
+    for id in ${device_ids//,/ }; do
+        ((id < ${#visible[@]})) || fail "DEVICE_ID(s): no $id; CUDA_VISIBLE_DEVICES has ${#visible[@]} GPUs"
+        chosen+=("${visible[id]}")
+    done
+    device_ids="$(IFS=, && echo "${chosen[*]}")"
+fi
 export CUDA_VISIBLE_DEVICES="$device_ids"
 exec bash "$REPO_ROOT/scripts/run_distribute_train.sh" "$device_num" ${weights:+"$weights"} \
     --device_target GPU "$@"

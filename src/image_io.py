@@ -435,6 +435,7 @@ def _read_npy(path: PathLike) -> np.ndarray:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, columns_first, dtype = read_header(file)
+        shape = tuple(int(side) for side in shape)  # a header may say True
     _check_map(path, "the array", shape, dtype)
     values = data[file.tell() :]
     expected = shape[0] * shape[1] * dtype.itemsize
@@ -457,6 +458,8 @@ def _read_hdf5(path: PathLike, key: str) -> np.ndarray:
             if not isinstance(found, h5py.Dataset):
                 there = ", ".join(_hdf5_datasets(file)[:10]) or "nothing"
                 raise UserError(f"{path}: has no dataset {key!r}, but {there}; set key to one")
+            if found.external or found.is_virtual or found.file.filename != file.filename:
+                raise UserError(f"{path}: {key!r} lies in other files; copy the data into this one")
             _check_map(path, key, found.shape or (), found.dtype)
             return _as_float32(found[()])
     except UserError:

@@ -191,8 +191,16 @@ class Launcher:
             self._sleep()
         if msrun.returncode:
             raise UserError(f"msrun {why_it_ended(msrun.returncode, log)}; its log: {log}")
-        self.names = {child.pid: _name(child) for child in psutil.Process().children()}
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):  # it has ended
+                self.names[child.pid] = _name(child)
         self._check_scheduler()
+        workers, begun = self.job.local_workers, len(self._workers())
+        if begun < workers:
+            raise UserError(
+                f"{workers - begun} of {workers} workers ended before they had begun; the logs are "
+                f"in {self.job.logs}"
+            )
         start.touch()
 
     def _check_scheduler(self) -> None:

@@ -764,3 +764,17 @@ def test_list_images_of_no_folder_is_an_error(tmp_path):
         image_io.list_images(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"a\.png: is a file"):
         image_io.list_images(put(tmp_path / "a.png", b""))
+
+
+def test_an_hdf5_map_that_lies_in_another_file_is_refused(tmp_path):
+    """Else a data set could show any file of the machine."""
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["depth"] = np.ones((2, 2), np.float32)
+    (tmp_path / "raw.bin").write_bytes(bytes(16))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["linked"] = h5py.ExternalLink("other.h5", "/depth")
+        raw = [(str(tmp_path / "raw.bin"), 0, 16)]
+        file.create_dataset("stored", (2, 2), np.float32, external=raw)
+    for key in ("linked", "stored"):
+        with pytest.raises(UserError, match="lies in other files"):
+            image_io.read_target(tmp_path / "a.h5", key)

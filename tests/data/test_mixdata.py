@@ -475,3 +475,11 @@ def test_no_share_holds_nothing_out():
 def test_a_dataset_with_nothing_left_to_train_on_is_named(share, count):
     with pytest.raises(UserError, match=rf"val_share: {share}.* of small .* {count};"):
         hold_out(pairs_of(large=1000, small=count), share, seed=0)
+
+
+def test_files_of_two_scenes_are_no_pair_though_their_names_come_once(tmp_path):
+    """Scene a has lost its depth map 0, scene b its image 0: left without partners, not paired."""
+    for name in ("a/image/0.png", "b/depth/0.png", "a/image/1.png", "a/depth/1.png"):
+        put(tmp_path / name)
+    write_mix(tmp_path, {"A": {"image": "*/image/*.png", "depth": "*/depth/*.png"}})
+    assert "a/image/0.png: has no target" in refusal(tmp_path)

@@ -289,3 +289,20 @@ def test_what_run_train_gpu_starts(tmp_path, arguments, command, devices):
     expected = command.replace("ROOT", root).replace("midas_train.py", f"{root}/midas_train.py")
     expected = expected.replace("launch.py", f"{root}/src/launch.py")
     assert done.stdout.splitlines() == [expected, devices or "none"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"), [(["0,2"], "GPU-a,GPU-c"), ([], "GPU-a,GPU-b"), (["0,3"], "no 3")]
+)
+def test_gpus_are_counted_within_those_that_a_job_was_given(tmp_path, ids, expected):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES"\n')
+    python.chmod(0o755)
+    given = {"MIDAS_PYTHON": str(python), "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b,GPU-c"}
+    command = ["bash", str(SCRIPTS / "run_train_gpu.sh"), "2", *ids]
+    done = subprocess.run(
+        command, env={**os.environ, **given}, capture_output=True, text=True, timeout=60
+    )
+    output = done.stderr if done.returncode else done.stdout
+    assert expected in output.splitlines()[-1]
+    assert done.returncode == (2 if expected == "no 3" else 0)
