@@ -56,6 +56,7 @@ class Position:
         epochs: of the whole run.
         steps: of an epoch.
         done: steps done, in all epochs.
+        applied: those of them that moved the weights; float16 skips some.
         outputs: of the last step; its losses are means over the images.
         started: clock at the start of the step that is next, in seconds.
         seconds: of the last step with the wait for its data, without callbacks.
@@ -64,6 +65,7 @@ class Position:
     epochs: int
     steps: int
     done: int = 0
+    applied: int = 0
     outputs: StepOutputs | None = None
     started: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
@@ -110,6 +112,7 @@ class Advance(Callback):
         values = run_context.original_args().net_outputs.asnumpy().tolist()
         share = self.last_share if position.ends_epoch else 1
         position.outputs = StepOutputs(*(value / share for value in values[:3]), *values[3:])
+        position.applied += bool(position.outputs.finite)
 
 
 class Clock(Callback):
@@ -294,7 +297,8 @@ class Progress(Callback):
         """Note the step."""
         position, outputs = self.position, self.position.outputs
         speed = self.batch_size / position.seconds
-        backbone_lr, decoder_lr = (float(rate[position.done - 1]) for rate in self.rates)
+        # A step that was skipped leaves the schedule where it is.
+        backbone_lr, decoder_lr = (float(rate[max(position.applied, 1) - 1]) for rate in self.rates)
         values = (*outputs[:4], outputs.loss_scale, backbone_lr, decoder_lr, speed)
         self.table.append(position.epoch, position.step, *values)
         tags = dict(zip(METRICS[2:], values, strict=True))
@@ -513,9 +517,7 @@ class Stopper(Callback):
         """Stop, if any process was asked to."""
         if self.position.outputs.stop:
             self.stopped = True
-            LOG.info(
-                "stopped on request after epoch %d step %d; continue with --resume auto",
-                self.position.epoch,
-                self.position.step,
-            )
+            advice = "it was the last" if self.position.finished else "continue with --resume auto"
+            place = self.position.epoch, self.position.step
+            LOG.info("stopped on request after epoch %d step %d; %s", *place, advice)
             run_context.request_stop()

@@ -35,6 +35,7 @@ import psutil
 
 from src.errors import EXIT_STOPPED, EXIT_USER_ERROR, Parser, UserError, run_program
 from src.launch_link import Failure, Link
+from src.stop_signals import ONE_REQUEST
 from src.worker_log import Echo, is_a_consequence, why_it_ended
 
 DEFAULT_PORT = 8118
@@ -111,6 +112,7 @@ class Launcher:
         self.ends: list[_End] = []
         self.codes: set[int] = set()  # of the workers that ended well
         self.requests: list[int] = []  # signals that asked to stop
+        self.asked = 0.0  # when the last of them came
         self.starting = False
         self.link: Link | None = None
         self.echo = Echo(job.log(f"rank {job.first_rank}"))
@@ -136,27 +138,24 @@ class Launcher:
             self.link.close()
 
     def run(self) -> int:
-        """Start the job and wait until it has ended; returns the exit code.
-
-        Raises:
-            UserError: it cannot be started.
-        """
+        """Start the job and wait until it has ended; returns the exit code."""
         try:
             self.starting = True
             self._join_machines()
             self._start()
             self.starting = False
             self._watch()
-        except _FailedError as error:
+        except (_FailedError, UserError) as error:
             self.starting = False
-            failure = error.failure
+            known = isinstance(error, _FailedError)
+            failure = error.failure if known else Failure(str(error), EXIT_USER_ERROR)
             if self.link and not self.link.failure:
                 line = f"{failure.line} (on the machine with node rank {self.job.node_rank})"
                 self.link.tell(Failure(line, failure.code))
             self._clear()
             print(f"error: {failure.line}", file=sys.stderr)
             return failure.code
-        return max(self.codes)
+        return max(self.codes, default=EXIT_USER_ERROR)
 
     def _clear(self) -> None:
         """End every process, and show what the first worker still wrote."""
@@ -197,9 +196,11 @@ class Launcher:
         self._check_scheduler()
         workers, begun = self.job.local_workers, len(self._workers())
         if begun < workers:
+            ranks = range(self.job.first_rank, self.job.first_rank + workers)
+            lost = sorted({f"rank {rank}" for rank in ranks} - set(self.names.values()))
             raise UserError(
-                f"{workers - begun} of {workers} workers ended before they had begun; the logs are "
-                f"in {self.job.logs}"
+                f"{', '.join(lost)} ended before the program had begun; the logs are in "
+                f"{self.job.logs}"
             )
         start.touch()
 
@@ -273,7 +274,7 @@ class Launcher:
 
     def _check(self) -> None:
         """Raises what ended the job, once that is clear: a cause, before its consequences."""
-        if len(self.requests) > 1:
+        if len(self.requests) > 1:  # apart from each other, see `_on_request`
             raise _FailedError(
                 Failure("killed by the second signal, perhaps unsaved", 128 + self.requests[1])
             )
@@ -291,6 +292,9 @@ class Launcher:
     # ---- signals ----
 
     def _on_request(self, number: int, _: object) -> None:
+        if self.requests and time.monotonic() - self.asked < ONE_REQUEST:
+            return
+        self.asked = time.monotonic()
         self.requests.append(number)
         if self.starting:
             raise _FailedError(Failure("stopped before the workers had started", 128 + number))

@@ -229,6 +229,8 @@ class Checkpoints:
         if later:
             aside = self.folder / f"aside-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
             (aside / _RESUME).mkdir(parents=True)
+            if (best := self.folder / "best.ckpt").exists():
+                best.rename(aside / best.name)
             for path in later:
                 path.rename(aside / path.name)
                 with suppress(FileNotFoundError):  # somebody deleted it

@@ -16,7 +16,7 @@ import time
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A job scheduler signals all processes of a job, and a launcher among them passes it on: signals so
 # close to each other, in seconds, are one request.
-_ONE_REQUEST = 3.0
+ONE_REQUEST = 3.0
 
 
 class StopSignals:
@@ -48,14 +48,14 @@ class StopSignals:
         asked = 0.0
         while True:
             name = signal.Signals(signal.sigwait(_SIGNALS))
-            if self.requested and time.monotonic() - asked < _ONE_REQUEST:
+            if self.requested and time.monotonic() - asked < ONE_REQUEST:
                 continue
             asked = time.monotonic()
             if self.requested or not self._accepted:
                 _say(f"{name.name}: ended at once")
                 os._exit(128 + name)
             self.requested = True
-            _say(f"{name.name}: saving after the next step; once more to end at once")
+            _say(f"{name.name}: saving after the next step; again after 3 s: end at once")
 
 
 def _say(text: str) -> None:

@@ -94,6 +94,9 @@ class TrainStep(nn.Cell):
         if self.scaler is None:
             loss = ops.depend(loss, self.optimizer(gradients))
         else:
+            # Some Ascend devices saturate instead, and raise a flag of their own, which this reads.
+            everywhere = self.average.of(amp.all_finite(gradients).astype(ms.float32))
+            finite = everywhere == 1
             if finite:
                 loss = ops.depend(loss, self.optimizer(gradients))
             loss = ops.depend(loss, self.scaler.adjust(finite))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,10 +111,7 @@ def train(config: Config) -> Outcome:
         origin = _initialize(network, config.model_weights)
     else:
         origin = f"resumed after epoch {snapshot.epoch} step {snapshot.step} of {run}"
-    if run is None:
-        run = _create_run(config)
-    elif snapshot is None and runtime.rank_and_size()[0] == 0:
-        _save_config(config, run / run_folder.CONFIG)  # it begins again, perhaps with other values
+    run = _create_run(config) if run is None else run
     busy = f"run_name: another training writes to {run}; wait, or choose another name"
     writes = runtime.rank_and_size()[0] == 0
     with (
@@ -123,8 +121,11 @@ def train(config: Config) -> Outcome:
     ):
         LOG.info(origin)
         training = _Training(config, run, network, pairs, held_out)
+        training.require_agreement()
         if snapshot is not None:
             training.go_on_from(snapshot)
+        if writes:  # a run that goes on may have other values
+            _save_config(config, run / run_folder.CONFIG)
         try:
             finished = training.run_steps()
         except DivergedError:
@@ -141,7 +142,11 @@ def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
         return hold_out(pairs, config.val_share, config.seed)
     if config.val_share:
         raise UserError("val_mixdata, val_share: held-out images come from one of them; drop one")
-    return pairs, find_pairs(config.train_data_dir, config.val_mixdata)
+    held_out = find_pairs(config.train_data_dir, config.val_mixdata)
+    if shared := {pair.image for pair in pairs} & {pair.image for pair in held_out}:
+        some = min(shared)
+        LOG.warning("val_mixdata: %d of its images are trained on, such as %s", len(shared), some)
+    return pairs, held_out
 
 
 def _find_run(config: Config) -> tuple[Path | None, Snapshot | None]:
@@ -226,6 +231,23 @@ class _Training:
             self.scaler,
             self.ranks,
         ).set_train()
+
+    def require_agreement(self) -> None:
+        """Check that all processes train the same: else they would wait for each other, or worse.
+
+        Raises:
+            UserError: in a process that differs from the first; names what, and both values.
+        """
+        keys = ("epoch_size", "eval_interval", "save_checkpoint_epochs", "save_checkpoint_steps")
+        own = {**self._shared(), **_values(self.config, keys)}
+        own["held-out images"] = _list_of(self.held_out)
+        first = json.loads(runtime.broadcast_text(json.dumps(own)))
+        for key, value in own.items():
+            if first[key] != value:
+                raise UserError(
+                    f"{key}: {value} in process {self.rank}, but {first[key]} in the first; give "
+                    "all machines the same configuration and data"
+                )
 
     def run_steps(self) -> bool:
         """Train to the end, or until a signal stops it; whether it came to the end."""
@@ -349,11 +371,10 @@ class _Training:
 
     def _shared(self) -> dict[str, Any]:
         """What a run that continues this one must share with it."""
-        lines = "\n".join(f"{p.source} {p.image.name} {p.target.name}" for p in self.data.pairs)
         return {
             **_values(self.config, _SHARED),
             "processes": self.ranks,
-            "training images": f"{len(self.data)}, list {_digest(lines)}",
+            "training images": _list_of(self.data.pairs),
         }
 
     def go_on_from(self, snapshot: Snapshot) -> None:
@@ -379,6 +400,7 @@ class _Training:
         for name, parameter in state.items():
             parameter.set_data(Tensor(snapshot.state[name].asnumpy(), parameter.dtype))
         self.position.done = facts["done"]
+        self.position.applied = int(self.optimizer.global_step.asnumpy().item())
         self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
         for key, value in _values(self.config, _CHANGEABLE).items():
             if (before := facts["changeable"].get(key)) != value:
@@ -417,8 +439,10 @@ def _values(config: Config, keys: Sequence[str]) -> Mapping[str, Any]:
     return {key: values[key] for key in keys}
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _list_of(pairs: Sequence[Pair]) -> str:
+    """Their number, and a digest of names and meaning, wherever the folders are."""
+    lines = "\n".join(f"{p.source} {p.image.name} {p.target.name}" for p in pairs)
+    return f"{len(pairs)}, list {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
 
 
 def _augmentation(config: Config) -> Augmentation:

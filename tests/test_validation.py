@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -310,7 +311,7 @@ def test_every_rank_gets_the_scores_of_one(pairs, ranks):
     def record(values):
         assert values.dtype == np.float64
         sums.append(values.copy())
-        return values
+        return np.array([1.0, 1.0, 1.0, 1.0, 0.0])  # what all ranks have, first of all
 
     one = make(Red(), pairs)
     alone = one.run()
@@ -361,7 +362,7 @@ def test_an_unreadable_file_is_named_and_the_other_ranks_are_told(damaged):
 
 def test_the_other_ranks_stop_where_one_cannot_go_on(pairs):
     with pytest.raises(UserError, match="another rank"):
-        make(Red(), pairs, total=lambda values: values + np.eye(4)[3]).run()
+        make(Red(), pairs, total=lambda values: values + np.eye(5)[4]).run()
 
 
 def test_a_diverged_network_is_one_line(pairs):
@@ -396,3 +397,19 @@ def test_examples_are_spread_over_the_pairs_and_no_more_than_they(pairs, count, 
     assert [picture[:, :32].tolist() for picture in pictures] == [
         content(i)[0][:, 8:40].tolist() for i in chosen
     ]
+
+
+def test_unreadable_pairs_are_left_out_if_asked(pairs, tmp_path, caplog):
+    """The scores are those of the others alone; without any there are none."""
+    broken = replace(pairs[1], image=tmp_path / "none.png")
+    mixed = [pairs[0], broken, *pairs[2:]]
+    scores = make(Red(), mixed, skip_bad=True).run()
+    expected = make(Red(), [pairs[0], *pairs[2:]]).run()
+    assert scores.images == expected.images == len(pairs) - 1
+    np.testing.assert_allclose(scores[:2], expected[:2], rtol=1e-6)
+    assert "validation without" in caplog.text
+    assert len(make(Red(), [pairs[0], broken], skip_bad=True).examples(2)) == 1
+    with pytest.raises(UserError, match=r"none\.png"):
+        make(Red(), mixed).run()
+    with pytest.raises(UserError, match="none of the held-out images"):
+        make(Red(), [broken], skip_bad=True).run()

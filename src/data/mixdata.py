@@ -141,7 +141,9 @@ def _read_mixdata(path: Path) -> list[tuple[DataSource, _Side, _Side]]:
     """Every dataset with its images and its targets."""
     try:
         content = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; expected a JSON file") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: {_FORM}")
@@ -314,8 +316,8 @@ def _rule(images: _Files, targets: _Files) -> tuple[Callable[[_Files, Path], str
     """(what must be equal in an image and its target, why it is not the stem or '')."""
     if twins := _twins(images.paths) or _twins(targets.paths):
         reason = f"{twins[1]} has the same name as {twins[0]}"
-    elif _share(_wildcard_folders, images, targets):
-        reason = "the wildcards for folders stand for the same ones in both globs"
+    elif _folder_wildcards(images) == _folder_wildcards(targets) > 0:
+        reason = "both globs have wildcards for folders"
     elif _share(_stem, images, targets) or not _share(_wildcards, images, targets):
         return _stem, ""
     else:
@@ -326,7 +328,7 @@ def _rule(images: _Files, targets: _Files) -> tuple[Callable[[_Files, Path], str
 
 def _share(key_of: Callable[[_Files, Path], str], images: _Files, targets: _Files) -> bool:
     left, right = ({key_of(files, path) for path in files.paths} for files in (images, targets))
-    return not left.isdisjoint(right - {""})
+    return not left.isdisjoint(right)
 
 
 def _stem(_: _Files, path: Path) -> str:
@@ -350,9 +352,9 @@ def _wildcards(files: _Files, path: Path) -> str:
     return "/".join(part.removesuffix("/") for part in found.groups() if part is not None)
 
 
-def _wildcard_folders(files: _Files, path: Path) -> str:
-    """The same without the file's name; '' where no folder is a wildcard's."""
-    return _wildcards(files, path).rpartition("/")[0]
+def _folder_wildcards(files: _Files) -> int:
+    """How many folders of the glob are wildcards."""
+    return sum(glob.has_magic(part) for part in files.pattern.split("/")[:-1])
 
 
 @functools.lru_cache

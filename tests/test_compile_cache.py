@@ -1,0 +1,219 @@
+"""Compiled graphs that are kept: read again by the next start, and never another one's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import compile_cache
+from src.compile_cache import CompileCache
+
+ROOT = Path(__file__).resolve().parents[1]
+# Arguments: folder of the caches, or nothing; alpha, which is part of the graph and of the facts;
+# what happens after the first run: "close" or "die".
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from src import runtime
+from src.compile_cache import CompileCache
+runtime.start("CPU")
+import mindspore as ms
+from mindspore import nn
+
+class Weighted(nn.Cell):
+    def __init__(self, alpha):
+        super().__init__()
+        self.alpha = alpha
+        self.dense = nn.Dense(3, 2, weight_init="ones", bias_init="zeros")
+    def construct(self, x):
+        return self.alpha * self.dense(x).sum()
+
+def show(network):
+    print(network(ms.ops.ones((4, 3), ms.float32)).asnumpy().item(), flush=True)
+
+root, alpha, then = sys.argv[1:]
+cache = CompileCache(Path(root) if root else None, {"alpha": float(alpha)})
+cache.open()
+show(Weighted(float(alpha)))
+if then == "die":
+    os._exit(9)
+cache.close()
+show(Weighted(3.0))
+"""
+FACTS = {"alpha": 0.5}
+PRODUCT = 4 * 2 * 3  # of ones: four rows, two outputs, three inputs
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("program") / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def run(program: Path, root: Path | str, alpha: float, then: str = "close") -> list[float]:
+    """What the program computes."""
+    ended = subprocess.run(
+        [sys.executable, program, str(root), str(alpha), then],
+        cwd=program.parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == (9 if then == "die" else 0), ended.stderr
+    return [float(line) for line in ended.stdout.splitlines()]
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Files by name: when they were written, and what is in them."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def cached(program, tmp_path_factory) -> Path:
+    """A folder of caches after a first start."""
+    root = tmp_path_factory.mktemp("caches") / "not there yet"
+    assert run(program, root, 0.5) == [0.5 * PRODUCT, 3 * PRODUCT]
+    return root
+
+
+def graph(root: Path) -> Path:
+    """The only graph in a folder of caches."""
+    (path,) = root.rglob("*.mindir")
+    return path
+
+
+def test_a_first_start_leaves_the_graph_it_compiled_and_no_later_one(cached):
+    """And nothing else: no half cache, no folder of MindSpore's beside the program."""
+    (folder,) = cached.iterdir()
+    assert [path.name for path in folder.iterdir()] == ["0"]
+    assert graph(cached).is_relative_to(folder / "0")
+
+
+def test_nothing_is_written_beside_the_program(cached, program):
+    assert list(program.parent.iterdir()) == [program]
+
+
+def test_a_second_start_computes_the_same_and_writes_nothing(cached, program):
+    before = content(cached)
+    assert run(program, cached, 0.5) == [0.5 * PRODUCT, 3 * PRODUCT]
+    assert content(cached) == before
+
+
+def test_other_facts_have_a_graph_of_their_own(cached, program, tmp_path):
+    """A second start does read: with the graph of alpha 2 put in the place of its own, it
+    computes with that, although the program says 0.5."""
+    shutil.copytree(cached, tmp_path / "caches")
+    before = content(cached)
+    assert run(program, tmp_path / "caches", 2) == [2 * PRODUCT, 3 * PRODUCT]
+    assert content(tmp_path / "caches").items() >= before.items()
+    first, second = (path for path in (tmp_path / "caches").rglob("*.mindir"))
+    assert first.relative_to(tmp_path) != second.relative_to(tmp_path)
+    own = tmp_path / "caches" / graph(cached).relative_to(cached)
+    (other,) = {first, second} - {own}
+    other.replace(own)
+    assert run(program, tmp_path / "caches", 0.5) == [2 * PRODUCT, 3 * PRODUCT]
+
+
+def test_a_damaged_graph_is_compiled_anew(cached, program, tmp_path):
+    shutil.copytree(cached, tmp_path / "caches")
+    path = graph(tmp_path / "caches")
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert run(program, tmp_path / "caches", 0.5) == [0.5 * PRODUCT, 3 * PRODUCT]
+
+
+def test_a_first_start_that_dies_leaves_no_graph_for_the_next(program, tmp_path):
+    assert run(program, tmp_path, 0.5, "die") == [0.5 * PRODUCT]
+    (folder,) = tmp_path.iterdir()
+    assert not (folder / "0").exists()
+    assert run(program, tmp_path, 0.5) == [0.5 * PRODUCT, 3 * PRODUCT]
+    assert (folder / "0").is_dir()
+
+
+def test_without_a_folder_nothing_is_kept(program, tmp_path):
+    before = set(program.parent.rglob("*"))
+    assert run(program, "", 0.5) == [0.5 * PRODUCT, 3 * PRODUCT]
+    assert set(program.parent.rglob("*")) == before
+
+
+# --- Folders --------------------------------------------------------------------------------------
+
+
+def filled(cache: CompileCache) -> CompileCache:
+    """Opened, with a file where MindSpore would write a graph."""
+    cache.open()
+    (cache.fresh / "graph").write_text("compiled")
+    return cache
+
+
+def test_a_place_that_cannot_be_written_is_told_and_borne(tmp_path, caplog):
+    (tmp_path / "file").write_text("mine")
+    cache = CompileCache(tmp_path / "file", FACTS)
+    cache.open()
+    cache.close()
+    (message,) = (record.message for record in caplog.records if record.name == "midas")
+    assert message.startswith(f"compile_cache: {tmp_path / 'file'}/")
+    assert message.endswith("cannot be written (Not a directory)")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_each_rank_has_a_folder_of_its_own(tmp_path):
+    caches = [filled(CompileCache(tmp_path, FACTS, rank)) for rank in (0, 1)]
+    for cache in caches:
+        cache.close()
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
+    assert [cache.folder.name for cache in caches] == ["0", "1"]
+
+
+def test_the_folder_is_not_there_before_all_is_compiled(tmp_path):
+    cache = filled(CompileCache(tmp_path, FACTS))
+    assert not cache.folder.exists()
+    cache.close()
+    assert (cache.folder / "graph").read_text() == "compiled"
+    assert list(cache.folder.parent.iterdir()) == [cache.folder]
+
+
+def test_of_two_first_starts_at_once_one_is_kept_whole(tmp_path):
+    fast, slow = (filled(CompileCache(tmp_path, FACTS)) for _ in range(2))
+    (fast.fresh / "graph").write_text("the first")
+    fast.close()
+    slow.close()
+    assert (fast.folder / "graph").read_text() == "the first"
+    assert list(fast.folder.parent.iterdir()) == [fast.folder]
+
+
+def test_the_folder_is_that_of_everything_a_graph_depends_on(tmp_path, monkeypatch):
+    sources = tmp_path / "src"
+    (sources / "data").mkdir(parents=True)
+    (sources / "loss.py").write_text("a = 1\n")
+    (sources / "data/training.py").write_text("b = 1\n")
+    monkeypatch.setattr(compile_cache, "_SOURCES", sources)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+
+    def folder(facts=FACTS) -> Path:
+        return CompileCache(tmp_path / "caches", facts).folder
+
+    first = folder()
+    assert folder({"alpha": 0.5}) == first
+    assert folder({"b": 1, "a": 2}) == folder({"a": 2, "b": 1})
+    seen = {first, folder({"alpha": 0.25}), folder({"beta": 0.5})}
+    (sources / "data/training.py").write_text("b = 2\n")
+    seen.add(folder())
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    seen.add(folder())
+    monkeypatch.setattr("mindspore.__version__", "9.9")
+    seen.add(folder())
+    assert len(seen) == 6
