@@ -27,10 +27,7 @@ from src.callbacks import (
     DivergedError,
     Guard,
     Position,
-    Progress,
     Stopper,
-    Validation,
-    Watch,
 )
 from src.compile_cache import CompileCache
 from src.config import RESUME_NEWEST, Config
@@ -46,6 +43,7 @@ from src.runlog import log_to
 from src.stop_signals import STOP
 from src.train_step import TrainStep, mixed_precision
 from src.validation import Validator
+from src.watching import Progress, Validation, Watch
 
 LOG = logging.getLogger("midas")
 

@@ -15,7 +15,7 @@ import pytest
 from mindspore import nn
 from PIL import Image
 
-from src.callbacks import METRICS, CheckpointSaver, Guard, Position
+from src.callbacks import CheckpointSaver, Guard, Position
 from src.config import Config, load_config
 from src.errors import UserError
 from src.midas_net import MidasNet
@@ -23,6 +23,7 @@ from src.run_folder import Checkpoints
 from src.stop_signals import StopSignals
 from src.train_step import StepOutputs
 from src.trainer import learning_rates, make_optimizer, train
+from src.watching import METRICS
 from tests import file_formats
 
 IMAGES, BATCH, EPOCHS = 6, 3, 12

@@ -31,10 +31,11 @@ from mindspore import Model
 from mindspore.train import Callback, RunContext
 
 from src import runtime
-from src.callbacks import Advance, Validation
+from src.callbacks import Advance
 from src.config import Config, load_config
 from src.train_step import TrainStep
 from src.trainer import train
+from src.watching import Validation
 from tests.benchmarks.bare_step import make_batch
 from tests.benchmarks.timing import load, seconds, spread, verdict
 from tests.benchmarks.training_pairs import write_pairs
