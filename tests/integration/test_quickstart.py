@@ -47,7 +47,8 @@ def test_every_result_is_there(quickstart):
     assert [path.name for path in (run / "ckpt").iterdir()].count("Midas_0-2_2.ckpt") == 1
     assert (run / "midas.mindir").stat().st_size > 1_000_000
     with Image.open(run / "curves.png") as curves:
-        assert curves.size == (900, 600)
+        assert curves.width >= 900
+        assert curves.height >= 600
 
 
 def test_the_table_compares_with_the_row_baseline(quickstart):
