@@ -255,7 +255,4 @@ class Stopper(Callback):
         """Stop, if any process was asked to."""
         if self.position.outputs.stop:
             self.stopped = True
-            advice = "it was the last" if self.position.finished else "continue with --resume auto"
-            place = self.position.epoch, self.position.step
-            LOG.info("stopped on request after epoch %d step %d; %s", *place, advice)
             run_context.request_stop()

@@ -281,6 +281,10 @@ class _Training:
             model = Model(self.step)
             while not (position.finished or stopper.stopped):
                 self._train_epochs(model, callbacks)
+        if stopper.stopped:
+            advice = "it was the last" if position.finished else "continue with --resume auto"
+            place = position.epoch, position.step
+            LOG.info("stopped on request after epoch %d step %d; %s", *place, advice)
         return position.finished
 
     def _train_epochs(self, model: Model, callbacks: list[Callback]) -> None:
