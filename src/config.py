@@ -176,6 +176,14 @@ class Config(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _rates_fall(self) -> Config:
+        for key in ("backbone_params", "no_backbone_params"):
+            start, end = getattr(self, f"{key}_lr"), getattr(self, f"{key}_end_lr")
+            if self.lr_decay and start < end:
+                raise ValueError(f"{key}_lr: {start} is below {key}_end_lr ({end}); lr_decay falls")
+        return self
+
     def network(self) -> dict[str, Any]:
         """The arguments of MidasNet."""
         keys = ("in_channels", "groups", "width_per_group", "features", "layers")

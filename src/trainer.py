@@ -117,11 +117,11 @@ def train(config: Config) -> Outcome:
         log_to(run / "train.log") if writes else nullcontext(),
         logging_redirect_tqdm([LOG]),
     ):
-        LOG.info(origin)
         training = _Training(config, run, network, pairs, held_out)
         training.require_agreement()
         if snapshot is not None:
             training.go_on_from(snapshot)
+        LOG.info(origin)
         if writes:  # a run that goes on may have other values
             _save_config(config, run / run_folder.CONFIG)
         try:
@@ -140,7 +140,7 @@ def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
         return hold_out(pairs, config.val_share, config.seed)
     if config.val_share:
         raise UserError("val_mixdata, val_share: held-out images come from one of them; drop one")
-    held_out = find_pairs(config.train_data_dir, config.val_mixdata)
+    held_out = find_pairs(config.train_data_dir, config.val_mixdata, "val_mixdata")
     if shared := {pair.image for pair in pairs} & {pair.image for pair in held_out}:
         some = min(shared)
         LOG.warning("val_mixdata: %d of its images are trained on, such as %s", len(shared), some)
@@ -181,7 +181,8 @@ def _create_run(config: Config) -> Path:
 
 def _save_config(config: Config, path: Path) -> None:
     """Write the configuration of the run folder that `path` is in, ready to be resumed with."""
-    config.model_copy(update={"run_name": path.parent.name, "resume": ""}).save(path)
+    changes = {"run_name": path.parent.name, "resume": "", "run_distribute": False}
+    config.model_copy(update=changes).save(path)
 
 
 class _Training:
@@ -256,13 +257,15 @@ class _Training:
             LOG.info("%s is finished: %d epochs are done", self.run, position.epoch)
             return True
         LOG.info(
-            "%d images, %d epochs of %d steps, batch %d%s, %s, run folder %s",
+            "%d images, %d epochs of %d steps, batch %d%s, %s, learning rates %g (backbone) and %g "
+            "(decoder), run folder %s",
             len(self.data),
             position.epochs,
             position.steps,
             self.config.batch_size,
             f" on each of {self.ranks} devices" if self.ranks > 1 else "",
             f"{len(self.held_out)} held-out images" if self.held_out else "no held-out images",
+            *(float(rate[min(position.applied, len(rate) - 1)]) for rate in self.rates),
             self.run,
         )
         stopper = Stopper(self.step, position, STOP)

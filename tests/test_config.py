@@ -393,3 +393,9 @@ def test_an_evaluation_resumes_without_a_file(tmp_path):
     ]
     with pytest.raises(UserError, match=r"resume: .*a\.ckpt: an evaluation takes True or False"):
         load_config(["--resume", str(tmp_path / "a.ckpt")]).resumes_evaluation()
+
+
+def test_a_rate_that_would_rise_is_refused():
+    flags = ("--lr_decay", "True", "--no_backbone_params_lr", "1e-8")
+    assert message(*flags).startswith("no_backbone_params_lr: 1e-08 is below no_backbone_params_end")
+    load_config(["--no_backbone_params_lr", "1e-8"])  # without decay there is no end

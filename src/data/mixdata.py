@@ -78,23 +78,25 @@ class _Files:
     pattern: str
 
 
-def find_pairs(root: str, mixdata: str) -> list[Pair]:
+def find_pairs(root: str, mixdata: str, key: str = "mixdata") -> list[Pair]:
     """All pairs that the globs of `mixdata` match, datasets in the file's order, images sorted.
 
-    An image and its target have the same file stem. Where a stem occurs twice in one glob (a
-    folder for each scene), or the two globs share none, they agree instead in what the wildcards
-    of their globs stand for, folder by folder, without the suffix: `**/image/*.png` and
-    `**/depth/*.npy` make a pair of `a/b/image/7.png` and `a/b/depth/7.npy`, for both are `a/b/7`.
+    An image and its target have the same file stem. Where both globs have wildcards for folders, as
+    many of them, or a stem occurs twice in one glob, or the two share none, they agree instead in
+    what the wildcards of their globs stand for, folder by folder, without the suffix:
+    `**/image/*.png` and `**/depth/*.npy` make a pair of `a/b/image/7.png` and `a/b/depth/7.npy`,
+    for both are `a/b/7`.
 
     Args:
         root: train_data_dir; globs are looked up under it first.
         mixdata: path of the JSON file, looked up the same way.
+        key: of the configuration that named it, for messages.
 
     Raises:
         UserError: the file is missing or malformed, a glob matches nothing, or a file has no
             partner or more than one.
     """
-    path = resolve_data_path(root, mixdata, "mixdata")
+    path = resolve_data_path(root, mixdata, key)
     return [pair for entry in _read_mixdata(path) for pair in _pairs(root, path, *entry)]
 
 
