@@ -397,5 +397,6 @@ def test_an_evaluation_resumes_without_a_file(tmp_path):
 
 def test_a_rate_that_would_rise_is_refused():
     flags = ("--lr_decay", "True", "--no_backbone_params_lr", "1e-8")
-    assert message(*flags).startswith("no_backbone_params_lr: 1e-08 is below no_backbone_params_end")
+    expected = "no_backbone_params_lr: 1e-08 is below no_backbone_params_end_lr"
+    assert message(*flags).startswith(expected)
     load_config(["--no_backbone_params_lr", "1e-8"])  # without decay there is no end
