@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import resource
 import struct
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from PIL import Image
 from src import events
 from src.errors import UserError
 from src.events import Events
+from tests.limits import file_size_limit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -246,17 +246,6 @@ def test_a_full_disk_is_an_error_of_one_line(tmp_path):
         check_what_is_left(tmp_path, fill(tmp_path))
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """As a full disk: no file of this process may become larger."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_file_that_may_not_grow_is_an_error_of_one_line(tmp_path):

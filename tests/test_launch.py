@@ -22,6 +22,7 @@ import pytest
 from src import launch
 from src.errors import UserError
 from src.launch_link import Failure, Link
+from src.stop_signals import ONE_REQUEST
 from src.worker_log import Echo, is_a_consequence, why_it_ended
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,6 +204,9 @@ def test_a_second_request_kills(start):
     wait_until(lambda: (here / "here3").exists() and (here / "here4").exists())
     launched.process.send_signal(signal.SIGINT)
     wait_until(lambda: (here / "asked0").exists())
+    launched.process.send_signal(signal.SIGINT)  # the same request: a whole job is signalled
+    time.sleep(ONE_REQUEST + 1)
+    assert launched.process.poll() is None
     launched.process.send_signal(signal.SIGINT)
     _, stderr = launched.end(130)
     assert "error: killed by the second signal" in stderr

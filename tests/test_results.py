@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from src.errors import UserError
 from src.results import ResultFiles
 from src.summary import Result, Row
+from tests.limits import file_size_limit
 
 DEPTH = ("abs_rel", "rmse", "log10", "silog", "delta1", "delta2", "delta3")
 DEPTH += ("bad_pixel_percent", "row_abs_rel")
@@ -130,23 +131,13 @@ def test_a_first_row_that_was_cut_is_dropped_too(files):
     assert path.read_bytes() == whole
 
 
-@pytest.fixture
-def file_limit():
-    """Sets the size in bytes that no file may exceed, as a full disk would."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("left", [0, 1, 100])
-def test_a_row_that_is_not_written_whole_is_told_in_one_line(files, file_limit, left):
+def test_a_row_that_is_not_written_whole_is_told_in_one_line(files, left):
     """The operating system takes what there is room for, and complains only the next time."""
     path = add(files, [depth_row("a")])
-    file_limit(path.stat().st_size + left)
-    with pytest.raises(UserError, match=r"Kitti-0\.csv: cannot be written \(.+\)"):
+    error = pytest.raises(UserError, match=r"Kitti-0\.csv: cannot be written \(.+\)")
+    with file_size_limit(path.stat().st_size + left), error:
         add(files, [depth_row("b")])
-    file_limit(10_000)
     add(files, [depth_row("b")])
     assert list(files.rows("Kitti")) == ["a", "b"]
 

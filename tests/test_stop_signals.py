@@ -85,7 +85,7 @@ def test_after_it_is_accepted_a_signal_is_a_request(number, handlers):
     """Whatever handlers a library has put in place since."""
     code, out, err = Program(f"{handlers}{UNTIL_A_SIGNAL}").send(number).end()
     assert (code, out) == (0, "True\nsaved\n")
-    assert err == f"\n{number.name}: saving after the next step; once more to end at once\n"
+    assert err == f"\n{number.name}: saving after the next step; again after 3 s: end at once\n"
 
 
 def test_nothing_is_requested_of_its_own(tmp_path):
@@ -98,7 +98,7 @@ TWO_SIGNALS = [SIGNALS, SIGNALS[::-1], SIGNALS[:1] * 2]
 
 @pytest.mark.parametrize(("first", "second"), TWO_SIGNALS)
 def test_a_later_second_signal_ends_the_program_at_once(first, second):
-    apart = "stop_signals._ONE_REQUEST = 0.0\n"
+    apart = "stop_signals.ONE_REQUEST = 0.0\n"
     program = Program(
         f"{apart}stop.accept(); say('ready'); say(requested_soon()); time.sleep(60)\n"
     )
@@ -112,7 +112,7 @@ def test_a_later_second_signal_ends_the_program_at_once(first, second):
 @pytest.mark.parametrize(("first", "second"), TWO_SIGNALS)
 def test_signals_close_to_each_other_are_one_request(first, second):
     """As of a job scheduler and of a launcher, which both tell the processes of a job."""
-    close = "stop_signals._ONE_REQUEST = 1e9\n"
+    close = "stop_signals.ONE_REQUEST = 1e9\n"
     program = Program(
         f"{close}stop.accept(); say('ready'); say(requested_soon()); time.sleep(0.5)\n"
     )
@@ -120,7 +120,7 @@ def test_signals_close_to_each_other_are_one_request(first, second):
     assert program.send(second).end() == (
         0,
         "",
-        f"\n{first.name}: saving after the next step; once more to end at once\n",
+        f"\n{first.name}: saving after the next step; again after 3 s: end at once\n",
     )
 
 
