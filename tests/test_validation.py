@@ -357,7 +357,7 @@ def test_an_unreadable_file_is_named_and_the_other_ranks_are_told(damaged):
     with pytest.raises(UserError) as caught:
         make(Red(), [damaged] * 4, total=lambda values: sums.append(values) or values).run()
     assert str(damaged.image) in str(caught.value)
-    assert [values.tolist() for values in sums] == [[0, 0, 0, 1]]
+    assert [values.tolist() for values in sums] == [[0, 0, 0, 0, 1]]
 
 
 def test_the_other_ranks_stop_where_one_cannot_go_on(pairs):
@@ -399,9 +399,16 @@ def test_examples_are_spread_over_the_pairs_and_no_more_than_they(pairs, count, 
     ]
 
 
-def test_unreadable_pairs_are_left_out_if_asked(pairs, tmp_path, caplog):
+def test_unreadable_pairs_are_left_out_if_asked(pairs, caplog, monkeypatch):
     """The scores are those of the others alone; without any there are none."""
-    broken = replace(pairs[1], image=tmp_path / "none.png")
+    broken = replace(pairs[1], image=Path("none.png"))
+
+    def read(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        if pair is broken:
+            raise UserError("none.png: no such file")
+        return content(int(pair.image.stem))
+
+    monkeypatch.setattr(validation, "read_pair", read)
     mixed = [pairs[0], broken, *pairs[2:]]
     scores = make(Red(), mixed, skip_bad=True).run()
     expected = make(Red(), [pairs[0], *pairs[2:]]).run()
