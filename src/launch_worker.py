@@ -25,6 +25,7 @@ def is_alive(process: int) -> bool:
 
 
 def main() -> None:
+    """Wait for the launcher's word, then become the program: the process stays the same."""
     launcher, start, interpreter, *program = sys.argv[1:]
     while not Path(start).exists():
         if not is_alive(int(launcher)):

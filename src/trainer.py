@@ -319,27 +319,27 @@ class _Training:
             stack.enter_context(closing(progress))
             yield [progress], watch
 
-    def _validation(self, watch: Watch | None) -> Validation:
-        def validator(pairs: Sequence[Pair], rank: int, ranks: int) -> Validator:
-            config = self.config
-            return Validator(
-                self.network,
-                self.loss,
-                pairs,
-                config.img_height,
-                config.img_width,
-                config.nm_img_mean,
-                config.nm_img_std,
-                config.keep_aspect_ratio,
-                config.batch_size,
-                rank,
-                ranks,
-                runtime.sum_over_ranks,
-                config.on_bad_sample == "skip",
-            )
+    def _validator(self, pairs: Sequence[Pair]) -> Validator:
+        config = self.config
+        return Validator(
+            self.network,
+            self.loss,
+            pairs,
+            config.img_height,
+            config.img_width,
+            config.nm_img_mean,
+            config.nm_img_std,
+            config.keep_aspect_ratio,
+            config.batch_size,
+            self.rank,
+            self.ranks,
+            runtime.sum_over_ranks,
+            config.on_bad_sample == "skip",
+        )
 
-        held_out = validator(self.held_out, self.rank, self.ranks) if self.held_out else None
-        examples = held_out or validator(self.data.pairs, 0, 1)
+    def _validation(self, watch: Watch | None) -> Validation:
+        held_out = self._validator(self.held_out) if self.held_out else None
+        examples = held_out or self._validator(self.data.pairs)  # pictures need no other ranks
         return Validation(
             self.network, held_out, examples, self.position, self.config.eval_interval, watch
         )
