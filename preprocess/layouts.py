@@ -1,16 +1,18 @@
 """Writes rendered views in the folder layouts and encodings of the real datasets.
 
 Each layout is a training set or a benchmark: which kinds of scenes it shows, at what size, and how
-one view is written. Sky (infinite depth) has disparity 0 in ReDWeb, is 0 (invalid) in KITTI and TUM
-and beyond every cap in Sintel.
+one view is written. Sky (infinite depth) has disparity 0 in ReDWeb and Outdoor, is 0 (invalid) in
+KITTI, TUM and Indoor and beyond every cap in Sintel.
 """
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +21,6 @@ from src.data.benchmarks import kitti, tum
 from src.errors import UserError
 from src.image_io import write_bytes, write_dpt, write_image, write_png16
 
-MIXDATA = {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}
 SINTEL_SKY = 1e4  # metres
 SINTEL_BASELINE = 0.1  # metres between the left camera and the right one that occlusions refer to
 
@@ -44,6 +45,14 @@ def relative_inverse_depth(depth: np.ndarray) -> np.ndarray:
     thing with a dozen levels.)"""
     disparity = 1.0 / depth.astype(np.float64)
     return (65535 * disparity / disparity.max()).round().astype(np.uint16)
+
+
+def stretched_disparity(depth: np.ndarray) -> np.ndarray:
+    """z-depth [H, W] in metres to uint16 [H, W]: disparity, its least value in the picture 0 and
+    its largest 65535."""
+    disparity = 1.0 / depth.astype(np.float64)
+    low, high = disparity.min(), disparity.max()
+    return (65535 * (disparity - low) / (high - low)).round().astype(np.uint16)
 
 
 def encode_depth(depth: np.ndarray, units_per_metre: int) -> np.ndarray:
@@ -102,12 +111,45 @@ class Layout(ABC):
         """Write what belongs to the set as a whole, once every picture is there."""
 
 
-class ReDWeb(Layout):
-    """The training set: mostly indoors and close, as photographs are."""
+class TrainingSet(Layout):
+    """Pairs of one picture a scene, of the size that the command line asks for, in two folders with
+    the same names: pictures as JPEG, maps as 16-bit PNG. `dataset` and `meaning` are its name and
+    what its maps hold in mixdata.json."""
 
-    name, pattern = "ReDWeb_V1", "Imgs/*.jpg"
-    split, size = 0, None
+    size = None
     views = 1
+    folders: ClassVar[tuple[str, str]]
+    dataset: ClassVar[str]
+    meaning: ClassVar[Mapping[str, str | float]]
+
+    @staticmethod
+    @abstractmethod
+    def encode(depth: np.ndarray) -> np.ndarray:
+        """What a map holds, uint16 [H, W], of z-depth [H, W] in metres (inf = sky)."""
+
+    @classmethod
+    def globs(cls) -> tuple[str, str]:
+        """Of pictures and maps, as mixdata.json has them."""
+        pictures, maps = cls.folders
+        return f"/{cls.name}/{pictures}/*", f"/{cls.name}/{maps}/*"
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        pictures, maps = (self.folder / name for name in self.folders)
+        return pictures / f"{index:05d}.jpg", maps / f"{index:05d}.png"
+
+    def write(self, index: int, image: np.ndarray, depth: np.ndarray, focal: float) -> None:
+        image_path, depth_path = self.files(index)
+        write_png16(depth_path, self.encode(depth))
+        write_image(image_path, image)
+
+
+class ReDWeb(TrainingSet):
+    """ReDWeb: mostly indoors and close, as photographs are."""
+
+    name, pattern, split = "ReDWeb_V1", "Imgs/*.jpg", 0
+    folders = ("Imgs", "RDs")
+    dataset, meaning = "RW", MappingProxyType({})
+    encode = staticmethod(relative_inverse_depth)
     kinds = (
         "room",
         "clutter",
@@ -123,18 +165,29 @@ class ReDWeb(Layout):
         "floating",
     )
 
-    def files(self, index: int) -> tuple[Path, ...]:
-        stem = f"{index:05d}"
-        return self.folder / "Imgs" / f"{stem}.jpg", self.folder / "RDs" / f"{stem}.png"
 
-    def write(self, index: int, image: np.ndarray, depth: np.ndarray, focal: float) -> None:
-        image_path, depth_path = self.files(index)
-        write_png16(depth_path, relative_inverse_depth(depth))
-        write_image(image_path, image)
+class Indoor(TrainingSet):
+    """What a depth camera measures: what TUM shows, in millimetres, 0 beyond 65.535 m."""
 
-    def finish(self) -> None:
-        text = json.dumps(MIXDATA, indent=2) + "\n"
-        write_bytes(self.folder.parent / "mixdata.json", text.encode())
+    name, pattern, split = "Indoor", "photos/*.jpg", 4
+    folders = ("photos", "depth")
+    dataset, meaning = "Indoor", MappingProxyType({"kind": "depth", "scale": 0.001})
+    kinds = ("room", "room", "clutter")
+
+    @staticmethod
+    def encode(depth: np.ndarray) -> np.ndarray:
+        return encode_depth(depth, 1000)
+
+
+class Outdoor(TrainingSet):
+    """What stereo without calibration measures: what KITTI shows, as disparity whose scale and
+    shift are lost."""
+
+    name, pattern, split = "Outdoor", "photos/*.jpg", 5
+    folders = ("photos", "disparity")
+    dataset, meaning = "Outdoor", MappingProxyType({"kind": "disparity"})
+    encode = staticmethod(stretched_disparity)
+    kinds = ("street", "street", "open")
 
 
 class Kitti(Layout):
@@ -210,4 +263,29 @@ class TUM(Layout):
             write_bytes(sequence / "associate.txt", pairs.encode())
 
 
-LAYOUTS: tuple[type[Layout], ...] = (ReDWeb, Kitti, Sintel, TUM)
+LAYOUTS: dict[str, type[Layout]] = {
+    layout.name: layout for layout in (ReDWeb, Kitti, Sintel, TUM, Indoor, Outdoor)
+}
+DEFAULT = ("ReDWeb_V1", "Kitti_raw_data", "Sintel", "TUM")
+
+
+def write_mixdata(root: Path, layouts: Iterable[Layout]) -> None:
+    """Name the training sets among `layouts`, and others that are in the folder already, in
+    mixdata.json; ReDWeb alone in the original's form."""
+    chosen = {layout.name for layout in layouts}
+    sets = [
+        layout
+        for layout in LAYOUTS.values()
+        if issubclass(layout, TrainingSet) and (layout.name in chosen or layout(root, 0).pictures())
+    ]
+    if not sets:
+        return
+    if sets == [ReDWeb]:
+        images, maps = ReDWeb.globs()
+        content = {"img": {ReDWeb.dataset: images}, "depth": {ReDWeb.dataset: maps}}
+    else:
+        content = {
+            each.dataset: dict(zip(("image", "depth"), each.globs(), strict=True)) | each.meaning
+            for each in sets
+        }
+    write_bytes(root / "mixdata.json", (json.dumps(content, indent=2) + "\n").encode())

@@ -2,7 +2,8 @@
 
     python preprocess/render_scenes.py --output data [--train 420] [--test 12] [--seed 1]
 
-The training set and the three test sets share no scene. The same settings give the same bytes,
+`--sets Indoor,Outdoor,Kitti_raw_data,TUM` renders two training sets of different style instead.
+No two sets share a scene. The same settings give the same bytes,
 whatever the number of workers; a run that was stopped goes on where it stopped, and larger numbers
 of pictures extend the sets.
 Needs Mitsuba 3: pip install -e .[demo]
@@ -21,7 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from layouts import LAYOUTS, Layout, ReDWeb, make_folder
+from layouts import DEFAULT, LAYOUTS, Layout, TrainingSet, make_folder, write_mixdata
 from tqdm import tqdm
 
 from src.errors import Parser, UserError, run_program
@@ -45,6 +46,7 @@ class Job:
     """What every worker needs to know."""
 
     output: Path
+    sets: tuple[str, ...]
     train: int
     test: int
     seed: int
@@ -53,9 +55,11 @@ class Job:
     samples: int
 
     def layouts(self) -> list[Layout]:
-        """Every set, with the number of its pictures."""
+        """Every set that is asked for, with the number of its pictures."""
+        chosen = (LAYOUTS[name] for name in self.sets)
         return [
-            layout(self.output, self.train if layout is ReDWeb else self.test) for layout in LAYOUTS
+            layout(self.output, self.train if issubclass(layout, TrainingSet) else self.test)
+            for layout in chosen
         ]
 
     def settings(self) -> dict[str, int]:
@@ -69,7 +73,13 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[Job, int]:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--train", type=int, default=420, help="training pictures (default %(default)s)")
+    add(
+        "--sets",
+        default=",".join(DEFAULT),
+        metavar="NAME,...",
+        help=f"what to render: some of {', '.join(LAYOUTS)} (default %(default)s)",
+    )
+    add("--train", type=int, default=420, help="pictures in a training set (default %(default)s)")
     add("--test", type=int, default=12, help="pictures in each test set (default %(default)s)")
     add("--seed", type=int, default=1, help="another seed, other scenes (default %(default)s)")
     add("--width", type=int, default=160, help="of training pictures (default %(default)s)")
@@ -82,7 +92,12 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[Job, int]:
         if options[name] < least:
             raise UserError(f"--{name} {options[name]}: expected a whole number from {least}")
     workers = options.pop("workers")
-    return Job(**options), workers
+    sets = tuple(dict.fromkeys(options.pop("sets").split(",")))
+    for name in sets:
+        if name not in LAYOUTS:
+            known = ", ".join(LAYOUTS)
+            raise UserError(f"--sets: got {name!r}; expected some of {known}, by comma")
+    return Job(sets=sets, **options), workers
 
 
 def claim_folder(job: Job) -> None:
@@ -90,7 +105,7 @@ def claim_folder(job: Job) -> None:
     path = job.output / SETTINGS_FILE
     wanted = job.settings()
     if not path.exists():
-        for name in (*(layout.name for layout in LAYOUTS), "mixdata.json"):
+        for name in (*job.sets, "mixdata.json"):
             if (job.output / name).exists():
                 raise UserError(
                     f"{job.output / name} exists and was not rendered by this program; choose "
@@ -178,6 +193,7 @@ def render_all(job: Job, workers: int) -> None:
         pool.shutdown(wait=True, cancel_futures=True)
     for layout in job.layouts():
         layout.finish()
+    write_mixdata(job.output, job.layouts())
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from src.events import Events
 from src.image_io import write_bytes
 from src.run_folder import Checkpoints
 from src.stop_signals import StopSignals
-from src.train_step import StepOutputs, TrainStep
+from src.train_step import Step, StepOutputs
 
 LOG = logging.getLogger("midas")
 _DEAD_STEPS = 10  # a loss of 0 in so many steps is no accident
@@ -88,9 +88,10 @@ class Advance(Callback):
         position = self.position
         position.done += 1
         position.seconds = time.perf_counter() - position.started
-        values = run_context.original_args().net_outputs.asnumpy().tolist()
-        share = self.last_share if position.ends_epoch else 1
-        position.outputs = StepOutputs(*(value / share for value in values[:3]), *values[3:])
+        outputs = StepOutputs.read(run_context.original_args().net_outputs.asnumpy().tolist())
+        if position.ends_epoch:
+            outputs = outputs.of_share(self.last_share)
+        position.outputs = outputs
         position.applied += bool(position.outputs.finite)
 
 
@@ -240,7 +241,7 @@ class Stopper(Callback):
         signals: what asks.
     """
 
-    def __init__(self, step: TrainStep, position: Position, signals: StopSignals) -> None:
+    def __init__(self, step: Step, position: Position, signals: StopSignals) -> None:
         self.step = step
         self.position = position
         self.signals = signals

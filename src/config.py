@@ -105,6 +105,9 @@ class Config(BaseModel):
     train_data_dir: FilePath
     mixdata: Text
     batch_size: Count
+    epoch_images: Annotated[int, Field(ge=0)]
+    mixing: Literal["naive", "weighted", "pareto"]
+    pareto_scope: Literal["all", "decoder", "last"]
     num_parallel_workers: Count
     on_bad_sample: Literal["stop", "skip"]
     val_mixdata: Text

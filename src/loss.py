@@ -33,7 +33,7 @@ class ScaleShiftInvariantLoss(nn.Cell):
     `L_reg = 1/M sum_k sum |dx R_k| + |dy R_k|`, scale k taking every 2^(k-1)-th pixel. A difference
     counts only where both its pixels are valid. All three are differentiated through s and t. An
     image without valid pixels, with a constant prediction or, but for ssimse, a constant target
-    adds 0. The result is the mean over the images.
+    adds 0.
 
     The fit of ssimse may turn a prediction upside down: s < 0 costs nothing, so the formula alone
     cannot tell inverse depth from its negative. A network that starts from random values settles
@@ -66,6 +66,13 @@ class ScaleShiftInvariantLoss(nn.Cell):
     def construct(
         self, prediction: Tensor, target: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """The means over the images of what `per_image` returns, float32 scalars."""
+        total, data, gradient = self.per_image(prediction, target, mask)
+        return total.mean(), data.mean(), gradient.mean()
+
+    def per_image(
+        self, prediction: Tensor, target: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compare inverse depths, all [B, H, W].
 
         Args:
@@ -74,7 +81,7 @@ class ScaleShiftInvariantLoss(nn.Cell):
             mask: 1 where the target is valid, else 0.
 
         Returns:
-            float32 scalars: the total loss, its mean data term L_ssi, its mean gradient term L_reg.
+            float32 [B] each: the total loss, its data term L_ssi, its gradient term L_reg.
         """
         mask = mask.astype(ms.float32)
         # What lies under the mask may be anything, NaN included; it must not reach a sum.
@@ -100,8 +107,7 @@ class ScaleShiftInvariantLoss(nn.Cell):
                 residual[:, ::step, ::step], mask[:, ::step, ::step]
             )
         gradient = usable * gradient / valid_pixels
-        data, gradient = data.mean(), gradient.mean()
-        return data + self.alpha * gradient + sign.mean(), data, gradient
+        return data + self.alpha * gradient + sign, data, gradient
 
 
 def align(

@@ -92,10 +92,17 @@ class Decoder(nn.Cell):
         )
 
     def construct(self, level1: Tensor, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:
+        return self.head(self.fuse(level1, level2, level3, level4))
+
+    def fuse(self, level1: Tensor, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:
+        """The four levels in one: [B, features, H/2, W/2]."""
         path = self.refinenet4(self.layer4_rn(level4))
         path = self.refinenet3(path, self.layer3_rn(level3))
         path = self.refinenet2(path, self.layer2_rn(level2))
-        path = self.refinenet1(path, self.layer1_rn(level1))
+        return self.refinenet1(path, self.layer1_rn(level1))
+
+    def head(self, path: Tensor) -> Tensor:
+        """What `fuse` returns -> inverse depth [B, H, W]."""
         return self.output_conv(path).squeeze(1)
 
 

@@ -31,29 +31,34 @@ from src.callbacks import (
 )
 from src.compile_cache import CompileCache
 from src.config import RESUME_NEWEST, Config
-from src.data.mixdata import Pair, find_pairs, hold_out
-from src.data.training import Augmentation, TrainingData, make_dataset
+from src.data.mixdata import Pair, by_dataset, find_pairs, hold_out
+from src.data.training import Augmentation, TrainingData, make_dataset, require_valid_pixels
 from src.errors import UserError
 from src.events import Events
 from src.locks import exclusive
 from src.loss import ScaleShiftInvariantLoss
 from src.midas_net import MidasNet
+from src.min_norm import MAX_GRADIENTS
+from src.mixing import make_step
 from src.run_folder import Checkpoints, Snapshot
 from src.runlog import log_to
 from src.stop_signals import STOP
-from src.train_step import TrainStep, mixed_precision
+from src.train_step import mixed_precision
 from src.validation import Validator
 from src.watching import Progress, Validation, Watch
 
 LOG = logging.getLogger("midas")
 
+# What the network, the loss and with them the compiled graph are made of.
+_GRAPH = (
+    *("in_channels", "groups", "width_per_group", "layers", "features", "img_width", "img_height"),
+    *("amp_level", "loss_scale_window", "loss", "alpha", "scales", "sign_weight"),
+)
 # What a resumed run must share with the run it continues.
 _SHARED = (
-    *("in_channels", "groups", "width_per_group", "layers", "features"),
-    *("img_width", "img_height", "nm_img_mean", "nm_img_std", "keep_aspect_ratio"),
-    *("batch_size", "crop_min_scale", "flip_probability", "on_bad_sample", "seed"),
-    *("amp_level", "loss_scale_window"),
-    *("loss", "alpha", "scales", "sign_weight"),
+    *_GRAPH,
+    *("nm_img_mean", "nm_img_std", "keep_aspect_ratio", "crop_min_scale", "flip_probability"),
+    *("batch_size", "epoch_images", "mixing", "pareto_scope", "on_bad_sample", "seed"),
 )
 # What it may change, which is noted.
 _CHANGEABLE = (
@@ -135,7 +140,8 @@ def train(config: Config) -> Outcome:
 
 def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
     """Pairs to train on, and held-out ones."""
-    pairs = find_pairs(config.train_data_dir, config.mixdata)
+    pairs = _to_mix(config, find_pairs(config.train_data_dir, config.mixdata))
+    require_valid_pixels(pairs, skip_bad=config.on_bad_sample == "skip")
     if not config.val_mixdata:
         return hold_out(pairs, config.val_share, config.seed)
     if config.val_share:
@@ -145,6 +151,23 @@ def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
         some = min(shared)
         LOG.warning("val_mixdata: %d of its images are trained on, such as %s", len(shared), some)
     return pairs, held_out
+
+
+def _to_mix(config: Config, pairs: list[Pair]) -> list[Pair]:
+    """The pairs of the datasets that `mixing` uses."""
+    weights = {pair.source.name: pair.source.weight for pair in pairs}
+    if config.mixing == "weighted":
+        if unused := [name for name, weight in weights.items() if weight == 0]:
+            LOG.info("mixdata: weight 0, so not trained on: %s", ", ".join(unused))
+        return [pair for pair in pairs if pair.source.weight]
+    if set(weights.values()) != {1}:
+        LOG.warning("mixdata: weights are used by mixing weighted alone, not by %s", config.mixing)
+    if config.mixing == "pareto" and len(weights) > MAX_GRADIENTS:
+        raise UserError(
+            f"mixing: pareto takes {MAX_GRADIENTS} datasets at most, {config.mixdata} has "
+            f"{len(weights)}; make one of several that are alike, or choose naive or weighted"
+        )
+    return pairs
 
 
 def _find_run(config: Config) -> tuple[Path | None, Snapshot | None]:
@@ -209,6 +232,7 @@ class _Training:
             self.rank,
             self.ranks,
             config.on_bad_sample == "skip",
+            config.epoch_images,
         )
         self.position = Position(config.epoch_size, self.data.steps)
         self.rates = _schedules(config, self.data.steps * config.epoch_size)
@@ -223,10 +247,15 @@ class _Training:
         )
         self.checkpoints = Checkpoints(run, config.keep_checkpoint_max)
         self.best_loss = math.inf
-        self.step = TrainStep(
-            mixed_precision(self.network, config.amp_level),
+        self.weights = [pairs[first].source.weight for first, *_ in by_dataset(pairs).values()]
+        mixed_precision(self.network, config.amp_level)
+        self.step = make_step(
+            self.network,
             self.loss,
             self.optimizer,
+            self.weights,
+            config.mixing,
+            config.pareto_scope,
             self.scaler,
             self.ranks,
         ).set_train()
@@ -257,14 +286,12 @@ class _Training:
             LOG.info("%s is finished: %d epochs are done", self.run, position.epoch)
             return True
         LOG.info(
-            "%d images, %d epochs of %d steps, batch %d%s, %s, learning rates %g (backbone) and %g "
-            "(decoder), run folder %s",
-            len(self.data),
+            "%s, %s, %d epochs of %d steps, learning rates %g (backbone) and %g (decoder), run "
+            "folder %s",
+            self._images(),
+            f"{len(self.held_out)} held-out images" if self.held_out else "no held-out images",
             position.epochs,
             position.steps,
-            self.config.batch_size,
-            f" on each of {self.ranks} devices" if self.ranks > 1 else "",
-            f"{len(self.held_out)} held-out images" if self.held_out else "no held-out images",
             *(float(rate[min(position.applied, len(rate) - 1)]) for rate in self.rates),
             self.run,
         )
@@ -290,6 +317,15 @@ class _Training:
             LOG.info("stopped on request after epoch %d step %d; %s", *place, advice)
         return position.finished
 
+    def _images(self) -> str:
+        """What is trained on, and how much of it in a step."""
+        data, batch = self.data, f"batch {self.config.batch_size}"
+        images = f"{len(data)} images"
+        if (count := len(data.datasets)) > 1:
+            images += f" of {count} datasets, mixing {self.config.mixing}"
+            batch += " of each"
+        return f"{images}, {batch}" + (f" on each of {self.ranks} devices" * (self.ranks > 1))
+
     def _train_epochs(self, model: Model, callbacks: list[Callback]) -> None:
         """The rest of an epoch that was begun, or all that are left."""
         position = self.position
@@ -311,7 +347,8 @@ class _Training:
             progress = Progress(
                 self.run,
                 self.position,
-                self.config.batch_size * self.ranks,
+                self.data.global_batch,
+                self.data.datasets,
                 self.rates,
                 events,
                 watch.table.rows,
@@ -414,7 +451,13 @@ class _Training:
     def _compile_cache(self) -> CompileCache:
         """Where graphs are kept that are made of the same things as this run's."""
         config = self.config
-        facts = {**self._shared(), "device": config.device_target, "steps": len(self.rates[0])}
+        facts = {
+            **_values(config, (*_GRAPH, "batch_size", "mixing", "pareto_scope")),
+            "weights of datasets": self.weights,
+            "processes": self.ranks,
+            "device": config.device_target,
+            "steps": len(self.rates[0]),
+        }
         root = Path(config.compile_cache) if config.compile_cache else None
         return CompileCache(root, facts, self.rank)
 

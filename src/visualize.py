@@ -214,6 +214,7 @@ def plot_curves(
     steps: int,
     path: Path,
     validation: Sequence[Mapping[str, float]] = (),
+    datasets: Sequence[str] = (),
 ) -> None:
     """Draw the losses, gradient norm and learning rates of a training run over its epochs.
 
@@ -227,15 +228,18 @@ def plot_curves(
         path: the PNG to write.
         validation: the rows of validation.csv; their loss joins the total loss, and AbsRel gets
             axes of its own.
+        datasets: whose losses and weights, `loss_<name>` and `weight_<name>`, are drawn too.
     """
     epochs = _column(rows, "epoch") - 1 + _column(rows, "step") / steps
     right = "abs_rel" if validation else "loss"
-    figure = Figure(figsize=(11, 8.5))
+    mosaic = [["loss", right], ["data_loss", "gradient_loss"], ["gradient_norm", "rates"]]
+    if datasets:
+        mosaic.insert(1, ["losses", "weights"])
+    figure = Figure(figsize=(11, 8.5 / 3 * len(mosaic)))
     # By hand: to let Matplotlib find these takes as long as the drawing itself.
-    figure.subplots_adjust(0.065, 0.06, 0.985, 0.965, wspace=0.16, hspace=0.28)
-    axes = figure.subplot_mosaic(
-        [["loss", right], ["data_loss", "gradient_loss"], ["gradient_norm", "rates"]]
-    )
+    edge = 0.18 / len(mosaic)
+    figure.subplots_adjust(0.065, edge, 0.985, 1 - edge / 1.7, wspace=0.16, hspace=0.28)
+    axes = figure.subplot_mosaic(mosaic)
     for part in axes.values():
         part.set_xlim(0, epochs.max())
     for name, title in _CURVES.items():
@@ -248,12 +252,17 @@ def plot_curves(
     if validation:
         trend = _draw_points(axes["abs_rel"], validation, "abs_rel", "AbsRel")
         _scale(axes["abs_rel"], trend, "AbsRel after alignment, validation")
-    trends = [
-        _draw_trend(axes["rates"], epochs, _column(rows, f"{part}_lr"), part)
-        for part in ("backbone", "decoder")
-    ]
-    axes["rates"].legend()
-    _scale(axes["rates"], np.concatenate(trends), "learning rate")
+    groups = {"rates": ("learning rate", {f"{part}_lr": part for part in ("backbone", "decoder")})}
+    if datasets:
+        groups["losses"] = ("loss of each dataset", {f"loss_{name}": name for name in datasets})
+        groups["weights"] = ("weight of each", {f"weight_{name}": name for name in datasets})
+    for name, (title, columns) in groups.items():
+        trends = [
+            _draw_trend(axes[name], epochs, _column(rows, column), label)
+            for column, label in columns.items()
+        ]
+        axes[name].legend()
+        _scale(axes[name], np.concatenate(trends), title)
     for name in ("gradient_norm", "rates"):
         axes[name].set_xlabel("epoch")
     canvas = FigureCanvasAgg(figure)

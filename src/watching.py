@@ -36,6 +36,7 @@ METRICS = [
     "decoder_lr",
     "images_per_second",
 ]
+LOSS_OF, WEIGHT_OF = "loss_", "weight_"  # and the name of a dataset
 VALIDATION = ["epoch", "step", "loss", "abs_rel", "images"]
 _CURVES_SECONDS = 60  # redraw curves.png at most this often
 _EXAMPLES = 4  # pictures of predictions for TensorBoard
@@ -60,7 +61,7 @@ class Table:
                         self.rows.append({name: float(row[name]) for name in columns})
             self.file = path.open("a", newline="", buffering=1)
             if self.file.tell() == 0:
-                self.file.write(",".join(columns) + "\n")
+                csv.writer(self.file, lineterminator="\n").writerow(columns)
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: not a table of {', '.join(columns)}; move it away") from None
         except OSError as error:
@@ -97,6 +98,7 @@ class Progress(Callback):
         run: the run's folder.
         position: of the run.
         batch_size: images of a step, of all processes.
+        datasets: names of those that are mixed.
         rates: learning rates of backbone and decoder of every step, float32 [steps] each.
         events: of TensorBoard.
         validation: rows of validation.csv, which grow.
@@ -107,6 +109,7 @@ class Progress(Callback):
         run: Path,
         position: Position,
         batch_size: int,
+        datasets: Sequence[str],
         rates: tuple[np.ndarray, np.ndarray],
         events: Events,
         validation: Sequence[Mapping[str, float]],
@@ -114,11 +117,14 @@ class Progress(Callback):
         self.run = run
         self.position = position
         self.batch_size = batch_size
+        self.datasets = datasets if len(datasets) > 1 else ()  # one alone is the whole loss
         self.rates = rates
         self.events = events
         self.validation = validation
         self.drawn = -math.inf
-        self.table = Table(run / "metrics.csv", METRICS)
+        self.columns = [*METRICS, *(LOSS_OF + name for name in self.datasets)]
+        self.columns += (WEIGHT_OF + name for name in self.datasets)
+        self.table = Table(run / "metrics.csv", self.columns)
         self.bar = progress_bar(
             total=position.steps * position.epochs,
             initial=position.done,
@@ -140,9 +146,11 @@ class Progress(Callback):
         speed = self.batch_size / position.seconds
         # A step that was skipped leaves the schedule where it is.
         backbone_lr, decoder_lr = (float(rate[max(position.applied, 1) - 1]) for rate in self.rates)
-        values = (*outputs[:4], outputs.loss_scale, backbone_lr, decoder_lr, speed)
+        values = [*outputs[:4], outputs.loss_scale, backbone_lr, decoder_lr, speed]
+        if self.datasets:
+            values += [*outputs.losses, *outputs.weights]
         self.table.append(position.epoch, position.step, *values)
-        tags = dict(zip(METRICS[2:], values, strict=True))
+        tags = dict(zip(self.columns[2:], values, strict=True))
         self.events.scalars(position.done, {f"training/{tag}": v for tag, v in tags.items()})
         self.bar.set_description(f"epoch {position.epoch}/{position.epochs}", refresh=False)
         self.bar.set_postfix_str(f"loss {outputs.loss:.4f}, {speed:.1f} images/s", refresh=False)
@@ -154,7 +162,7 @@ class Progress(Callback):
     def _end_epoch(self) -> None:
         rows = self.table.rows[-self.epoch_rows :]
         self.epoch_rows = 0
-        mean = {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
+        mean = {name: float(np.mean([row[name] for row in rows])) for name in self.columns}
         seconds = sum(self.batch_size / row["images_per_second"] for row in rows)
         LOG.info(
             "epoch %d/%d: loss %.4f (data %.4f, gradient %.4f), %.1f images/s",
@@ -165,12 +173,18 @@ class Progress(Callback):
             mean["gradient_loss"],
             self.batch_size * len(rows) / seconds,
         )
+        if self.datasets:
+            parts = (
+                f"{name} {mean[LOSS_OF + name]:.4f} ({mean[WEIGHT_OF + name]:.2f})"
+                for name in self.datasets
+            )
+            LOG.info("loss (and weight) of each dataset: %s", ", ".join(parts))
         if time.perf_counter() - self.drawn > _CURVES_SECONDS:
             self._draw()
 
     def _draw(self) -> None:
         path = self.run / "curves.png"
-        plot_curves(self.table.rows, self.position.steps, path, self.validation)
+        plot_curves(self.table.rows, self.position.steps, path, self.validation, self.datasets)
         self.drawn = time.perf_counter()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from src.export import export_mindir
 from src.midas_net import MidasNet
 from tests.references import TorchMidas, randomize
 from tests.weights import copy_torch_weights
+
+# A shell starts what it puts into the background with Ctrl-C switched off, and programs hand that
+# on to those they start; the tests that send it need it on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ DATA_SHARE, GRADIENT_SHARE = 1.0, 0.25  # of the line's loss
 
 def outputs(result: ms.Tensor) -> StepOutputs:
     assert result.dtype == ms.float32
-    assert result.shape == (7,)
-    return StepOutputs(*result.asnumpy().tolist())
+    assert result.shape == (9,)  # one dataset
+    return StepOutputs.read(result.asnumpy().tolist())
 
 
 def values(parameters: list[ms.Parameter]) -> dict[str, np.ndarray]:
@@ -115,9 +115,9 @@ class Line(nn.Cell):
 class LineLoss(nn.Cell):
     """Masked squares and a linear term, in float32."""
 
-    def construct(self, prediction: ms.Tensor, target: ms.Tensor, mask: ms.Tensor) -> tuple:
-        residual = (prediction.astype(ms.float32) - target) * mask
-        data, gradient = (residual * residual).mean(), residual.mean()
+    def per_image(self, prediction: ms.Tensor, target: ms.Tensor, mask: ms.Tensor) -> tuple:
+        gradient = (prediction.astype(ms.float32) - target) * mask
+        data = gradient * gradient
         return DATA_SHARE * data + GRADIENT_SHARE * gradient, data, gradient
 
 
@@ -146,7 +146,8 @@ def run_line(
     network.dense.weight.set_data(ms.Tensor(WEIGHT))
     network.dense.bias.set_data(ms.Tensor(BIAS))
     optimizer = make_optimizer(network.trainable_params())
-    return TrainStep(mixed_precision(network, level), LineLoss(), optimizer, scaler).set_train()
+    mixed_precision(network, level)
+    return TrainStep(network, LineLoss(), optimizer, scaler=scaler).set_train()
 
 
 def sgd(parameters: Any) -> nn.Optimizer:
@@ -169,7 +170,8 @@ def test_a_step_in_float32_worked_by_hand():
         assert result[:3] == pytest.approx(terms, rel=1e-6)
         norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
         assert result.gradient_norm == pytest.approx(norm, rel=1e-6)
-        assert result[4:] == (1, 1, 0)  # finite, loss scale, stop
+        assert result[4:7] == (1, 1, 0)  # finite, loss scale, stop
+        assert (result.losses, result.weights) == ((result.loss,), (1,))
         for old, new, gradient in zip(before, weights(step), gradients, strict=True):
             np.testing.assert_allclose(old - new, gradient, atol=1e-6)
 
@@ -222,7 +224,7 @@ def test_a_power_of_two_as_scale_changes_nothing(scaled):
     assert result[:3] == pytest.approx(terms, rel=1e-3)
     norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
     assert result.gradient_norm == pytest.approx(norm, rel=1e-3)
-    assert result[4:] == (1, 1024, 0)
+    assert result[4:7] == (1, 1024, 0)
     for old, new, gradient in zip(before, weights(scaled), gradients, strict=True):
         np.testing.assert_allclose(old - new, 0.125 * np.sign(gradient), rtol=1e-4)
 
@@ -293,7 +295,8 @@ class Parts(nn.Cell):
 
 def computed(level: str, x: float, weight: float = 1, gamma: float = 1, after: float = 1) -> float:
     """The product of all four, up to the 1e-5 that batch norm adds to a variance of 1."""
-    network = mixed_precision(Parts(weight, gamma, after), level).set_train(False)
+    network = Parts(weight, gamma, after).set_train(False)
+    mixed_precision(network, level)
     assert all(p.dtype == ms.float32 for p in network.get_parameters())
     return float(network(ms.Tensor(np.full((1, 1, 1, 1), x), ms.float32)).asnumpy().item())
 
@@ -331,7 +334,8 @@ def test_midas_in_float16_is_nearly_that_of_pytorch(small_network, reference, ba
     network = MidasNet(**small_network)
     copy_torch_weights(reference, network)
     names = values(list(network.get_parameters())).keys()
-    network = mixed_precision(network, level).set_train()
+    mixed_precision(network, level)
+    network.set_train()
     image, disparity, mask = batch
     with torch.no_grad():
         prediction = reference.train()(torch.tensor(image))

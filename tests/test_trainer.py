@@ -216,7 +216,8 @@ def test_the_curves_are_a_picture_with_content(run):
 def test_the_log_warns_of_random_weights_and_has_a_line_an_epoch(run):
     log = (run / "train.log").read_text()
     assert "WARNING: no model_weights" in log
-    assert f"{IMAGES} images, {EPOCHS} epochs of {STEPS} steps, batch {BATCH}" in log
+    images = f"{IMAGES} images, batch {BATCH}, {IMAGES} held-out images"
+    assert f"{images}, {EPOCHS} epochs of {STEPS} steps" in log
     assert [line for line in log.splitlines() if f"epoch {EPOCHS}/{EPOCHS}: loss" in line]
     assert log.count(": loss ") == EPOCHS
 
@@ -332,7 +333,7 @@ def test_a_checkpoint_elsewhere_is_no_run(run, config, tmp_path):
 def ended(done: int, steps: int, **outputs: float) -> Position:
     """A run after step `done`, which returned these outputs."""
     usual = {"loss": 0.5, "data_loss": 0.1, "gradient_loss": 0.1, "gradient_norm": 1.0}
-    usual |= {"finite": 1.0, "loss_scale": 1.0, "stop": 0.0}
+    usual |= {"finite": 1.0, "loss_scale": 1.0, "stop": 0.0, "losses": (0.5,), "weights": (1.0,)}
     return Position(epochs=4, steps=steps, done=done, outputs=StepOutputs(**usual | outputs))
 
 

@@ -10,9 +10,9 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -20,11 +20,14 @@ from src.data.paths import candidates, resolve_data_path
 from src.errors import UserError
 from src.image_io import HDF5_SUFFIXES, IMAGE_SUFFIXES, TARGET_SUFFIXES
 
+MASK_SUFFIXES = frozenset({".png"})
+
 Kind = Literal["disparity", "depth"]
 
 _FORM = (
-    'expected {"NAME": {"image": GLOB, "depth": GLOB}}, with kind, scale, key and invalid where '
-    'needed, or {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": "/ReDWeb_V1/RDs/*"}}'
+    'expected {"NAME": {"image": GLOB, "depth": GLOB}}, with mask, kind, scale, key, invalid and '
+    'weight where needed, or {"img": {"RW": "/ReDWeb_V1/Imgs/*"}, "depth": {"RW": '
+    '"/ReDWeb_V1/RDs/*"}}'
 )
 _TWO_KEYS = ("img", "depth")
 _WILDCARD = re.compile(r"(\*+|\?|\[(?:!.[^]]*|[^!][^]]*)\])")
@@ -40,6 +43,7 @@ class DataSource:
         scale: a raw value times this is disparity, in any unit, or depth in metres; > 0.
         key: of the map inside HDF5 files, "/depth" in MegaDepth.
         invalid: the raw value (before `scale`) that marks unknown pixels; None for no such value.
+        weight: of the dataset's loss where `mixing` is `weighted`; >= 0.
     """
 
     name: str
@@ -47,20 +51,25 @@ class DataSource:
     scale: float = 1.0
     key: str = ""
     invalid: float | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A photograph and its target, a disparity or depth map of the same size."""
+    """A photograph and its target, a disparity or depth map of the same size.
+
+    `mask`, if there is one, is a grey PNG of that size: 0 where the target is unknown.
+    """
 
     image: Path
     target: Path
     source: DataSource = DataSource("")
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
 class _Side:
-    """The images or the targets of a dataset.
+    """The images, the targets or the masks of a dataset.
 
     `where` is their key in mixdata.json, for messages; `suffixes` are those they may have.
     """
@@ -68,6 +77,15 @@ class _Side:
     glob: str
     where: str
     suffixes: frozenset[str]
+
+
+class _Dataset(NamedTuple):
+    """One entry of the file."""
+
+    source: DataSource
+    images: _Side
+    targets: _Side
+    masks: _Side | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,7 @@ def find_pairs(root: str, mixdata: str, key: str = "mixdata") -> list[Pair]:
     many of them, or a stem occurs twice in one glob, or the two share none, they agree instead in
     what the wildcards of their globs stand for, folder by folder, without the suffix:
     `**/image/*.png` and `**/depth/*.npy` make a pair of `a/b/image/7.png` and `a/b/depth/7.npy`,
-    for both are `a/b/7`.
+    for both are `a/b/7`. An image and its mask are paired in the same way.
 
     Args:
         root: train_data_dir; globs are looked up under it first.
@@ -97,7 +115,15 @@ def find_pairs(root: str, mixdata: str, key: str = "mixdata") -> list[Pair]:
             partner or more than one.
     """
     path = resolve_data_path(root, mixdata, key)
-    return [pair for entry in _read_mixdata(path) for pair in _pairs(root, path, *entry)]
+    return [pair for entry in _read_mixdata(path) for pair in _pairs(root, path, entry)]
+
+
+def by_dataset(pairs: list[Pair]) -> dict[str, list[int]]:
+    """The indices of each dataset's pairs, rising; datasets in the order in which they begin."""
+    members: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        members.setdefault(pair.source.name, []).append(index)
+    return members
 
 
 def hold_out(pairs: list[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -117,11 +143,8 @@ def hold_out(pairs: list[Pair], share: float, seed: int) -> tuple[list[Pair], li
     """
     if share <= 0:
         return list(pairs), []
-    members: dict[str, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        members.setdefault(pair.source.name, []).append(index)
     held: set[int] = set()
-    for name, indices in members.items():
+    for name, indices in by_dataset(pairs).items():
         count = max(1, round(share * len(indices)))
         if count >= len(indices):
             raise UserError(
@@ -139,8 +162,7 @@ def hold_out(pairs: list[Pair], share: float, seed: int) -> tuple[list[Pair], li
 # --- The file -----------------------------------------------------------------------------------
 
 
-def _read_mixdata(path: Path) -> list[tuple[DataSource, _Side, _Side]]:
-    """Every dataset with its images and its targets."""
+def _read_mixdata(path: Path) -> list[_Dataset]:
     try:
         content = json.loads(path.read_text(), object_pairs_hook=_without_repeats)
     except OSError as error:
@@ -151,7 +173,12 @@ def _read_mixdata(path: Path) -> list[tuple[DataSource, _Side, _Side]]:
         raise UserError(f"{path}: {_FORM}")
     if not content.keys().isdisjoint(_TWO_KEYS):
         return _two_key_form(path, content)
-    return [_dataset(path, name, entry) for name, entry in content.items()]
+    entries = [_dataset(path, name, entry) for name, entry in content.items()]
+    if not any(entry.source.weight for entry in entries):
+        raise UserError(
+            f"{path}: weight: is 0 in every dataset; give at least one a weight above 0"
+        )
+    return entries
 
 
 def _without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -163,7 +190,7 @@ def _without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _two_key_form(path: Path, content: dict[str, Any]) -> list[tuple[DataSource, _Side, _Side]]:
+def _two_key_form(path: Path, content: dict[str, Any]) -> list[_Dataset]:
     """The original's: {"img": {name: glob}, "depth": {name: glob}}."""
     for name in content:
         if name not in _TWO_KEYS:
@@ -175,7 +202,7 @@ def _two_key_form(path: Path, content: dict[str, Any]) -> list[tuple[DataSource,
     if not images or images.keys() != targets.keys():
         raise UserError(f"{path}: img names {[*images]}, depth names {[*targets]}; {_FORM}")
     return [
-        (
+        _Dataset(
             DataSource(name),
             _Side(images[name], f"{path}: img.{name}", IMAGE_SUFFIXES),
             _Side(targets[name], f"{path}: depth.{name}", TARGET_SUFFIXES),
@@ -215,24 +242,36 @@ def _invalid(value: object) -> float | None:
     return None if value is None else _finite(value)
 
 
+def _weight(value: object) -> float:
+    number = _finite(value)
+    if number < 0:
+        raise ValueError("expected a number of at least 0")
+    return number
+
+
 def _key(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError('expected the name of an HDF5 dataset, such as "/depth"')
     return value
 
 
-# What an entry may hold -> what checks it. Globs are needed, the rest are fields of DataSource.
+# The globs of an entry -> the suffixes of what they may find.
+_GLOBS = {"image": IMAGE_SUFFIXES, "depth": TARGET_SUFFIXES, "mask": MASK_SUFFIXES}
+
+# What an entry may hold -> what checks it. All but the globs are fields of DataSource.
 _ENTRY: dict[str, Callable[[object], Any]] = {
     "image": _glob,
     "depth": _glob,
+    "mask": _glob,
     "kind": _kind,
     "scale": _scale,
     "key": _key,
     "invalid": _invalid,
+    "weight": _weight,
 }
 
 
-def _dataset(path: Path, name: str, entry: object) -> tuple[DataSource, _Side, _Side]:
+def _dataset(path: Path, name: str, entry: object) -> _Dataset:
     """One {"image": GLOB, "depth": GLOB, ...}."""
     if not isinstance(entry, dict):
         raise UserError(f"{path}: {name}: got {entry!r}; {_FORM}")
@@ -249,24 +288,31 @@ def _dataset(path: Path, name: str, entry: object) -> tuple[DataSource, _Side, _
     for key in ("image", "depth"):
         if key not in values:
             raise UserError(f"{path}: {name}.{key}: missing; {_FORM}")
-    images = _Side(values.pop("image"), f"{path}: {name}.image", IMAGE_SUFFIXES)
-    targets = _Side(values.pop("depth"), f"{path}: {name}.depth", TARGET_SUFFIXES)
-    return DataSource(name, **values), images, targets
+    images, targets, masks = (
+        _Side(values.pop(key), f"{path}: {name}.{key}", suffixes) if key in values else None
+        for key, suffixes in _GLOBS.items()
+    )
+    return _Dataset(DataSource(name, **values), images, targets, masks)
 
 
 # --- Pairs --------------------------------------------------------------------------------------
 
 
-def _pairs(root: str, path: Path, source: DataSource, image: _Side, target: _Side) -> list[Pair]:
+def _pairs(root: str, path: Path, entry: _Dataset) -> list[Pair]:
     """The pairs of one dataset."""
-    images, targets = (_expand(root, side) for side in (image, target))
+    source = entry.source
+    images, targets = _expand(root, entry.images), _expand(root, entry.targets)
     for file in targets.paths:
         if file.suffix.lower() in HDF5_SUFFIXES and not source.key:
             raise UserError(
                 f"{path}: {source.name}.key: missing; {file} is HDF5, so name the dataset inside "
                 'that holds the map, such as "/depth"'
             )
-    return [Pair(*files, source) for files in _match(images, targets)]
+    pairs = [Pair(*files, source) for files in _match(images, targets, "target")]
+    if entry.masks is None:
+        return pairs
+    masks = _match(images, _expand(root, entry.masks), "mask")
+    return [replace(pair, mask=mask) for pair, (_, mask) in zip(pairs, masks, strict=True)]
 
 
 def _expand(root: str, side: _Side) -> _Files:
@@ -283,47 +329,50 @@ def _expand(root: str, side: _Side) -> _Files:
     )
 
 
-def _match(images: _Files, targets: _Files) -> list[tuple[Path, Path]]:
-    """(image, target) in the order of the images."""
-    both = set(images.paths) & set(targets.paths)
+def _match(images: _Files, partners: _Files, what: str) -> list[tuple[Path, Path]]:
+    """(image, partner) in the order of the images; `what` says what the partners are."""
+    both = set(images.paths) & set(partners.paths)
     if both:
-        raise UserError(f"{min(both)}: is matched as image and as target; make the globs differ")
-    key_of, reason = _rule(images, targets)
-    image_of, target_of = _by_key(images, key_of), _by_key(targets, key_of)
-    for what, own, others, example in (
-        ("target", image_of, target_of, targets.paths[0]),
-        ("image", target_of, image_of, images.paths[0]),
+        raise UserError(f"{min(both)}: is matched as image and as {what}; make the globs differ")
+    counts = ""
+    if len(images.paths) != len(partners.paths):
+        counts = f"; found {len(images.paths)} images and {len(partners.paths)} {what}s"
+    key_of, reason = _rule(images, partners, what)
+    image_of, partner_of = (_by_key(files, key_of, counts) for files in (images, partners))
+    for missing, own, others, example in (
+        (what, image_of, partner_of, partners.paths[0]),
+        ("image", partner_of, image_of, images.paths[0]),
     ):
         for key, path in own.items():
             if key not in others:
                 expected = f"expected {example.with_name(path.stem + example.suffix)}"
                 hint = f"{reason}, here {key!r}" if reason else expected
-                raise UserError(f"{path}: has no {what}; {hint}")
-    return [(image, target_of[key]) for key, image in image_of.items()]
+                raise UserError(f"{path}: has no {missing}; {hint}{counts}")
+    return [(image, partner_of[key]) for key, image in image_of.items()]
 
 
-def _by_key(files: _Files, key_of: Callable[[_Files, Path], str]) -> dict[str, Path]:
+def _by_key(files: _Files, key_of: Callable[[_Files, Path], str], counts: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in files.paths:
         other = found.setdefault(key_of(files, path), path)
         if other is not path:
             raise UserError(
                 f"{path}: same name as {other}, so its partner is not certain; rename one, or "
-                "give each folder a name of its own in mixdata"
+                f"give each folder a name of its own in mixdata{counts}"
             )
     return found
 
 
-def _rule(images: _Files, targets: _Files) -> tuple[Callable[[_Files, Path], str], str]:
-    """(what must be equal in an image and its target, why it is not the stem or '')."""
-    if twins := _twins(images.paths) or _twins(targets.paths):
+def _rule(images: _Files, partners: _Files, what: str) -> tuple[Callable[[_Files, Path], str], str]:
+    """(what must be equal in an image and its partner, why it is not the stem or '')."""
+    if twins := _twins(images.paths) or _twins(partners.paths):
         reason = f"{twins[1]} has the same name as {twins[0]}"
-    elif _folder_wildcards(images) == _folder_wildcards(targets) > 0:
+    elif _folder_wildcards(images) == _folder_wildcards(partners) > 0:
         reason = "both globs have wildcards for folders"
-    elif _share(_stem, images, targets) or not _share(_wildcards, images, targets):
+    elif _share(_stem, images, partners) or not _share(_wildcards, images, partners):
         return _stem, ""
     else:
-        reason = "no image has the name of a target"
+        reason = f"no image has the name of a {what}"
     agree = "so pairs must agree in what the wildcards of their globs stand for"
     return _wildcards, f"{reason}, {agree}"
 

@@ -1,8 +1,12 @@
 """Training data: pairs of files -> samples -> GeneratorDataset.
 
 A sample is (image float32 [3, H, W] normalised, disparity float32 [H, W] in [0, 1],
-mask float32 [H, W] of 0 and 1). What it is depends on (seed, epoch, index) alone, not on the
+mask float32 [H, W] of 0 and 1). What it is depends on (seed, pass, index) alone, not on the
 number of workers or processes, or on what was read before.
+
+    python -m src.data.training --check MIXDATA.json
+
+shows what the datasets of a mixdata.json hold (src/data/mix_check.py).
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ import mindspore.dataset as ds
 import numpy as np
 
 from src.data import transforms
-from src.data.mixdata import Pair
-from src.errors import UserError
-from src.image_io import read_image, read_target
+from src.data.mixdata import Pair, by_dataset
+from src.errors import UserError, run_program
+from src.image_io import read_grey, read_image, read_target
 
 COLUMNS = ["image", "disparity", "mask"]
 
@@ -75,16 +79,14 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     kind `depth` also 0, a hole, and negative values, MegaDepth's mask of ordinal depth. Of kind
     `disparity` without `invalid` every finite value counts: ReDWeb's 0 is one.
 
+    Where the pair has a mask, its 0 is unknown too.
+
     Raises:
         UserError: a file is unreadable, or their sizes differ; names the file.
     """
     source = pair.source
     image, raw = read_image(pair.image), read_target(pair.target, source.key)
-    if image.shape[:2] != raw.shape:
-        raise UserError(
-            f"{pair.target}: {raw.shape[1]}x{raw.shape[0]} pixels, but {pair.image} "
-            f"has {image.shape[1]}x{image.shape[0]}; expected equal sizes"
-        )
+    _check_size(pair, pair.target, raw, image)
     with np.errstate(all="ignore"):
         values = raw * np.float32(source.scale)
         known = np.isfinite(values)
@@ -93,29 +95,86 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
             values = 1 / values
     if source.invalid is not None:
         known &= raw != np.float32(source.invalid)
+    if pair.mask is not None:
+        mask = read_grey(pair.mask)
+        _check_size(pair, pair.mask, mask, image)
+        known &= mask != 0
     values[~known] = np.nan
     return image, values
 
 
-class TrainingData:
-    """Random access to the augmented samples of one process.
+def _check_size(pair: Pair, path: Path, values: np.ndarray, image: np.ndarray) -> None:
+    if image.shape[:2] != values.shape:
+        raise UserError(
+            f"{path}: {values.shape[1]}x{values.shape[0]} pixels, but {pair.image} "
+            f"has {image.shape[1]}x{image.shape[0]}; expected equal sizes"
+        )
 
-    An epoch has `steps` steps. The images in the `order` of the epoch are dealt out to them, and
-    in each step to the `ranks` processes, `batch_size` at a time. Where the last step has more
-    places than images are left, images of the epoch come again, with an empty mask: they add
-    nothing to the loss, and batch normalisation sees real pictures.
 
-    Places are numbered through all epochs, `steps * batch_size * ranks` an epoch, so that a sample
-    needs no state beside its number.
+def require_valid_pixels(pairs: list[Pair], samples: int = 100, skip_bad: bool = False) -> None:
+    """Raise if a dataset has no valid pixel in its first targets, which no training would notice.
 
     Args:
-        pairs: what to read.
+        samples: how many pairs of each dataset to read, in their order, at most; normally the
+            first is enough.
+        skip_bad: count an unreadable pair as one without valid pixels.
+
+    Raises:
+        UserError: a dataset without a single valid pixel in them; or, unless `skip_bad`, an
+            unreadable pair among those that were read.
+    """
+    for name, indices in by_dataset(pairs).items():
+        first = [pairs[index] for index in indices[:samples]]
+        if not any(_has_valid_pixel(pair, skip_bad) for pair in first):
+            raise UserError(
+                f"{name}: not one valid pixel in the first {len(first)} of its {len(indices)} "
+                f"targets, such as {first[0].target}; check kind, scale, invalid, key and mask of "
+                "its entry in mixdata"
+            )
+
+
+def _has_valid_pixel(pair: Pair, skip_bad: bool) -> bool:
+    try:
+        _, disparity = read_pair(pair)
+    except UserError:
+        if not skip_bad:
+            raise
+        return False
+    return bool(np.isfinite(disparity).any())
+
+
+class TrainingData:
+    """Random access to the augmented samples of one process, of one dataset or several.
+
+    A step has `batch_size` images of each dataset on each of the `ranks` processes, dataset after
+    dataset. Each dataset is a stream of passes over its own shuffles, which runs on through all
+    epochs, so the datasets may be of any sizes: an epoch is `steps` steps, in which the largest of
+    them is seen about once, or `epoch_images` images.
+
+    Only where there is one dataset and no `epoch_images`, an epoch is one pass: every image comes
+    exactly once. Where its last step has more places than images are left, images of the pass come
+    again, with an empty mask: they add nothing to the loss, and batch normalisation sees real
+    pictures.
+
+    Places are numbered through all epochs, `global_batch` a step and in it dataset by dataset, so
+    that a sample needs no state beside its number.
+
+    Args:
+        pairs: what to read, of all datasets.
         augment: how a pair becomes a sample.
         seed: of order and augmentation.
-        batch_size: images per step and process.
+        batch_size: images of each dataset per step and process.
         rank: of this process, in [0, ranks).
         ranks: processes that share the data.
         skip_bad: put the next image of the dataset in the place of an unreadable one.
+        epoch_images: of all datasets and processes in an epoch, rounded up to whole steps; 0: one
+            pass over the largest dataset.
+
+    Attributes:
+        datasets: their names, in the order in which `pairs` begins them.
+        local_batch, global_batch: images in a step of this process, and of all.
+        steps: of an epoch.
+        last_batch: images with a target in the last step of an epoch.
     """
 
     def __init__(
@@ -127,18 +186,30 @@ class TrainingData:
         rank: int = 0,
         ranks: int = 1,
         skip_bad: bool = False,
+        epoch_images: int = 0,
     ) -> None:
         self.pairs = pairs
         self.augment = augment
         self.seed = seed
         self.batch_size = batch_size
         self.rank = rank
-        self.global_batch = batch_size * ranks
-        self.steps = math.ceil(len(pairs) / self.global_batch)
-        self.last_batch = (
-            len(pairs) - (self.steps - 1) * self.global_batch
-        )  # images in the last step
         self.skip_bad = skip_bad
+        members = by_dataset(pairs)
+        self.datasets = list(members)
+        self._members = [np.array(indices) for indices in members.values()]
+        self.local_batch = len(members) * batch_size
+        self.global_batch = self.local_batch * ranks
+        self._share = batch_size * ranks  # images of each dataset in a step of all processes
+        self._lengths = [len(indices) for indices in self._members]  # places of a pass
+        self.steps = math.ceil(max(self._lengths) / self._share)
+        self.last_batch = self.global_batch
+        if epoch_images:
+            self.steps = math.ceil(epoch_images / self.global_batch)
+        elif len(members) == 1:
+            self._lengths = [self.steps * self._share]
+            self.last_batch = len(pairs) - (self.steps - 1) * self._share
+        # Of each dataset, the last passes' orders: workers may be a pass apart.
+        self._orders = [functools.lru_cache(maxsize=4)(self._shuffled) for _ in members]
         # Files that could not be read. Raised in a worker, such an error would come out of
         # MindSpore as pages of text, so the trainer looks here after every step instead.
         self.errors: list[UserError] = []
@@ -153,32 +224,52 @@ class TrainingData:
         return self
 
     def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        epoch, position = divmod(int(place), self.steps * self.global_batch)
-        image, disparity, mask = self.sample(epoch, self.order(epoch)[position % len(self)])
-        if position < len(self):
+        turn, index, real = self._at(int(place))
+        image, disparity, mask = self.sample(turn, index)
+        if real:
             return image, disparity, mask
         return image, np.zeros_like(disparity), np.zeros_like(mask)
 
-    def sample(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pair `index` as it looks in `epoch` (counted from 0); depends on them and the seed alone.
+    def _at(self, place: int) -> tuple[int, int, bool]:
+        """(pass over its dataset, index of the pair, whether it counts) of a place."""
+        step, rest = divmod(place, self.global_batch)
+        dataset, slot = divmod(rest, self._share)
+        turn, position = divmod(step * self._share + slot, self._lengths[dataset])
+        order = self.order(dataset, turn)
+        return turn, int(order[position % len(order)]), position < len(order)
 
-        An unreadable pair is noted in `errors` and gives zeros, an empty mask included; with
-        `skip_bad` it is noted in `skipped`, and the next readable pair takes its place.
+    def sample(self, turn: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pair `index` as it looks in pass `turn` over its dataset (counted from 0).
+
+        It depends on these and the seed alone. An unreadable pair is noted in `errors` and gives
+        zeros, an empty mask included; with `skip_bad` it is noted in `skipped`, and the next
+        readable pair of its dataset takes its place.
         """
         index = int(index)
-        for candidate in (index + shift for shift in range(len(self))):
+        for candidate in self._from(index):
             try:
-                pair = read_pair(self.pairs[candidate % len(self)])
+                pair = read_pair(self.pairs[candidate])
             except UserError as error:
-                self._note(candidate % len(self), error)
+                self._note(candidate, error)
                 if self.errors:
                     break
             else:
-                rng = np.random.default_rng((self.seed, epoch, index))
+                rng = np.random.default_rng((self.seed, turn, index))
                 return self.augment(*pair, rng)
+        else:
+            name = self.pairs[index].source.name
+            self.errors.append(
+                UserError(f"{name}: none of its images can be read; mend or remove it")
+            )
         size = (self.augment.height, self.augment.width)
         empty = np.zeros(size, np.float32)
         return np.zeros((3, *size), np.float32), empty, empty
+
+    def _from(self, index: int) -> Iterator[int]:
+        """The pairs of one dataset, from `index` on and around."""
+        members = self._members[self.datasets.index(self.pairs[index].source.name)]
+        start = int(np.searchsorted(members, index))
+        return (int(members[(start + i) % len(members)]) for i in range(len(members)))
 
     def _note(self, index: int, error: UserError) -> None:
         """Keep the error: as one that stops the run, or, past 1 % of all pairs, as one of them."""
@@ -202,23 +293,23 @@ class TrainingData:
         with self._lock:
             return {self.pairs[index].image: self._bad[index] for index in sorted(self._bad)}
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The shuffled indices of an epoch (counted from 0): int64 [len], read-only."""
-        return _shuffled(self.seed, epoch, len(self))
+    def order(self, dataset: int, turn: int) -> np.ndarray:
+        """The indices of a dataset's pairs in pass `turn` (both from 0): int64 [N], read-only."""
+        return self._orders[dataset](dataset, turn)
+
+    def _shuffled(self, dataset: int, turn: int) -> np.ndarray:
+        # No pair has an index of len(self) or more, so this stream is no sample's.
+        rng = np.random.default_rng((self.seed, turn, len(self) + dataset))
+        members = self._members[dataset]
+        order = members[rng.permutation(len(members))]
+        order.flags.writeable = False
+        return order
 
     def batch_files(self, epoch: int, step: int) -> list[str]:
         """The images in a step (counted from 0) of an epoch, of all ranks, to name them."""
-        start = step * self.global_batch
-        indices = self.order(epoch)[start : start + self.global_batch]
-        return [str(self.pairs[index].image) for index in indices]
-
-
-@functools.lru_cache(maxsize=4)  # workers may be an epoch apart
-def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
-    # No sample has the index `count`, so this stream is nobody else's.
-    order = np.random.default_rng((seed, epoch, count)).permutation(count)
-    order.flags.writeable = False
-    return order
+        first = (epoch * self.steps + step) * self.global_batch
+        places = (self._at(place) for place in range(first, first + self.global_batch))
+        return [str(self.pairs[index].image) for _, index, real in places if real]
 
 
 class _Places(ds.Sampler):
@@ -226,7 +317,7 @@ class _Places(ds.Sampler):
 
     def __init__(self, data: TrainingData, epoch: int, step: int) -> None:
         # MindSpore takes this for the length of every epoch, and checks it.
-        super().__init__(num_samples=(data.steps - step) * data.batch_size)
+        super().__init__(num_samples=(data.steps - step) * data.local_batch)
         self.data = data
         self.epoch = epoch
         self.step = step
@@ -234,15 +325,18 @@ class _Places(ds.Sampler):
     def __iter__(self) -> Iterator[int]:
         data = self.data
         steps = self.epoch * data.steps + np.arange(self.step, data.steps)
-        starts = steps * data.global_batch + data.rank * data.batch_size
+        # In a step, each dataset has `batch_size` places for each rank.
+        places = np.arange(data.global_batch).reshape(len(data.datasets), -1, data.batch_size)
         self.epoch += 1
-        return iter((starts[:, None] + np.arange(data.batch_size)).ravel().tolist())
+        starts = steps[:, None, None] * data.global_batch
+        return iter((starts + places[:, data.rank]).ravel().tolist())
 
 
 def make_dataset(data: TrainingData, workers: int, epoch: int = 0, step: int = 0) -> ds.Dataset:
     """Batches of `data` in the order of `epoch`, then of the next, and so on.
 
-    Columns: image float32 [B, 3, H, W], disparity and mask float32 [B, H, W].
+    Columns: image float32 [B, 3, H, W], disparity and mask float32 [B, H, W], where B is
+    `data.local_batch`: the images of the first dataset, then those of the second, and so on.
 
     Args:
         workers: threads that read and augment. OpenCV and Pillow release the interpreter lock
@@ -258,4 +352,10 @@ def make_dataset(data: TrainingData, workers: int, epoch: int = 0, step: int = 0
         num_parallel_workers=min(workers, os.cpu_count() or 1),  # MindSpore refuses more
         python_multiprocessing=False,
     )
-    return dataset.batch(data.batch_size, drop_remainder=True)
+    return dataset.batch(data.local_batch, drop_remainder=True)
+
+
+if __name__ == "__main__":
+    from src.data.mix_check import main  # which imports this module
+
+    run_program(main)

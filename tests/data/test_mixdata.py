@@ -248,11 +248,19 @@ def test_targets_of_every_format_are_found_and_others_left_alone(tmp_path, suffi
         ("invalid", False, "finite number"),
         ("invalid", float("nan"), "finite number"),
         ("invalid", [0], "finite number"),
+        ("weight", -0.5, "at least 0"),
+        ("weight", float("nan"), "finite number"),
+        ("weight", float("inf"), "finite number"),
+        ("weight", True, "finite number"),
+        ("weight", "1", "finite number"),
+        ("weight", None, "finite number"),
         ("key", 3, "HDF5"),
         ("key", None, "HDF5"),
         ("image", 3, "glob"),
         ("image", "", "glob"),
         ("depth", ["d/*"], "glob"),
+        ("mask", None, "glob"),
+        ("mask", "", "glob"),
     ],
 )
 def test_a_wrong_value_names_the_entry_the_key_and_what_is_allowed(tmp_path, key, value, expected):
@@ -269,7 +277,7 @@ def test_a_wrong_value_names_the_entry_the_key_and_what_is_allowed(tmp_path, key
         ("images", "did you mean image?"),
         ("depht", "did you mean depth?"),
         ("Scale", "did you mean scale?"),
-        ("zzz", "known are image, depth, kind, scale, key, invalid"),
+        ("zzz", "known are image, depth, mask, kind, scale, key, invalid, weight"),
     ],
 )
 def test_an_unknown_key_gets_the_nearest_known_one(tmp_path, key, hint):
@@ -293,6 +301,65 @@ def test_a_glob_of_an_entry_that_matches_nothing_is_named(tmp_path, side, suffix
     assert message.startswith(f"{path}: A.{side}: no ")
     assert suffixes in message
     assert str(tmp_path / "nowhere/*") in message
+
+
+def test_weights_are_read_and_are_1_by_default(tmp_path):
+    for name in "abc":
+        put(tmp_path / name / "0.jpg"), put(tmp_path / name / "0.png")
+    entry = {name: {"image": f"{name}/*.jpg", "depth": f"{name}/*.png"} for name in "abc"}
+    entry["b"]["weight"], entry["c"]["weight"] = 0, 2.5
+    write_mix(tmp_path, entry)
+    weights = [pair.source.weight for pair in find_pairs(str(tmp_path), "mixdata.json")]
+    assert weights == [1.0, 0.0, 2.5]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_weights_that_are_all_0_are_refused(tmp_path, count):
+    entry = {"image": "a/*.jpg", "depth": "a/*.png", "weight": 0}
+    path = write_mix(tmp_path, {str(i): entry for i in range(count)})
+    expected = "weight: is 0 in every dataset; give at least one a weight above 0"
+    assert refusal(tmp_path) == f"{path}: {expected}"
+
+
+# --- Masks --------------------------------------------------------------------------------------
+
+MASKED = {"image": "*/i/*.jpg", "depth": "*/d/*.png", "mask": "*/m/*.png"}
+
+
+def test_masks_are_paired_with_their_images_by_the_rule_of_targets(tmp_path):
+    scenes = [f"{scene}/{part}" for scene in "ab" for part in ("i/0.jpg", "d/0.png", "m/0.png")]
+    put_all(tmp_path, *scenes, "c/i/1_x.jpg", "c/d/1_x.png", "c/m/1_x.png", "c/m/readme.txt")
+    write_mix(tmp_path, {"A": MASKED, "B": {key: MASKED[key] for key in ("image", "depth")}})
+    pairs = find_pairs(str(tmp_path), "mixdata.json")
+    assert [pair.mask for pair in pairs[:3]] == [
+        tmp_path / "a/m/0.png",
+        tmp_path / "b/m/0.png",
+        tmp_path / "c/m/1_x.png",
+    ]
+    assert [pair.target.parent.parent for pair in pairs[:3]] == [tmp_path / s for s in "abc"]
+    assert [pair.mask for pair in pairs[3:]] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("lost", "blamed", "missing", "counts"),
+    [
+        ("b/m/0.png", "b/i/0.jpg", "mask", "2 images and 1 masks"),
+        ("b/i/0.jpg", "b/d/0.png", "image", "1 images and 2 targets"),
+    ],
+)
+def test_an_image_without_mask_is_named(tmp_path, lost, blamed, missing, counts):
+    put_all(tmp_path, *(f"{s}/{part}" for s in "ab" for part in ("i/0.jpg", "d/0.png", "m/0.png")))
+    (tmp_path / lost).unlink()
+    write_mix(tmp_path, {"A": MASKED})
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / blamed}: has no {missing}; ")
+    assert message.endswith(f"; found {counts}")
+
+
+def test_a_glob_of_masks_that_matches_nothing_is_named(tmp_path):
+    put_all(tmp_path, "a/i/0.jpg", "a/d/0.png", "a/m/0.jpg")
+    path = write_mix(tmp_path, {"A": MASKED})
+    assert refusal(tmp_path).startswith(f"{path}: A.mask: no .png file matches ")
 
 
 # --- Which image belongs to which target --------------------------------------------------------
@@ -431,6 +498,22 @@ def test_without_a_common_stem_or_wildcard_the_expected_file_is_named(tmp_path):
     put_all(tmp_path, "i/1.jpg", "d/x.png")
     write_mix(tmp_path, {"A": {"image": "i/*", "depth": "d/*"}})
     assert refusal(tmp_path) == f"{tmp_path}/i/1.jpg: has no target; expected {tmp_path}/d/1.png"
+
+
+@pytest.mark.parametrize(
+    ("files", "blamed", "counts"),
+    [
+        (["i/1.jpg", "i/2.jpg", "d/1.png"], "i/2.jpg", "2 images and 1 targets"),
+        (["i/1.jpg", "d/1.png", "d/2.png", "d/3.png"], "d/2.png", "1 images and 3 targets"),
+        (["i/1.jpg", "d/1.npy", "d/1.png"], "d/1.png", "1 images and 2 targets"),
+    ],
+)
+def test_lists_of_different_length_are_counted(tmp_path, files, blamed, counts):
+    put_all(tmp_path, *files)
+    write_mix(tmp_path, {"A": {"image": "i/*", "depth": "d/*"}})
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / blamed}: ")
+    assert message.endswith(f"; found {counts}")
 
 
 # --- Held-out images ----------------------------------------------------------------------------

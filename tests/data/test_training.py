@@ -14,7 +14,13 @@ import pytest
 from PIL import Image
 
 from src.data.mixdata import DataSource, Pair
-from src.data.training import Augmentation, TrainingData, make_dataset, read_pair
+from src.data.training import (
+    Augmentation,
+    TrainingData,
+    make_dataset,
+    read_pair,
+    require_valid_pixels,
+)
 from src.errors import UserError
 from tests import file_formats
 
@@ -155,6 +161,49 @@ def test_a_size_mismatch_names_both_files_and_sizes(tmp_path):
         read_pair(pair)
     for part in (str(pair.image), str(pair.target), "30x20", "31x20"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (DataSource("a"), [NAN, 2, 4, NAN]),
+        (DataSource("a", "depth", invalid=4), [NAN, 0.5, NAN, NAN]),
+    ],
+)
+def test_what_a_mask_leaves_out_is_unknown_too(tmp_path, source, expected):
+    image = put(tmp_path / "a.png", file_formats.png(np.zeros((1, 4, 3), np.uint8)))
+    np.save(tmp_path / "a.npy", np.array([[1, 2, 4, NAN]], np.float32))
+    mask = put(tmp_path / "m.png", file_formats.png(np.array([[0, 1, 255, 255]], np.uint8)))
+    _, disparity = read_pair(Pair(image, tmp_path / "a.npy", source, mask))
+    assert disparity.dtype == np.float32
+    np.testing.assert_array_equal(disparity, np.array([expected], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (file_formats.png(np.ones((2, 3), np.uint8)), "3x2 pixels, but"),
+        (file_formats.png(np.ones((2, 4), np.uint8))[:-20], "truncated or damaged"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(tmp_path, mask, expected):
+    image = put(tmp_path / "a.png", file_formats.png(np.zeros((2, 4, 3), np.uint8)))
+    target = put(tmp_path / "b.png", file_formats.png(np.zeros((2, 4), np.uint8)))
+    pair = Pair(image, target, DataSource("a"), put(tmp_path / "m.png", mask))
+    with pytest.raises(UserError) as caught:
+        read_pair(pair)
+    assert str(caught.value).startswith(f"{pair.mask}: {expected}")
+
+
+def test_an_hdf5_file_without_the_dataset_names_those_it_has(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["targets/gt_depth"] = np.ones((2, 3), np.float32)
+    image = put(tmp_path / "a.png", file_formats.png(np.zeros((2, 3, 3), np.uint8)))
+    with pytest.raises(UserError) as caught:
+        read_pair(Pair(image, tmp_path / "a.h5", DataSource("MD", "depth", key="/depth")))
+    expected = "has no dataset '/depth', but /targets/gt_depth; set key to one"
+    assert str(caught.value) == f"{tmp_path / 'a.h5'}: {expected}"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
@@ -374,7 +423,10 @@ def test_the_order_of_an_epoch_is_that_of_older_versions():
     pairs = [Pair(Path(f"{i}.png"), Path(f"{i}.png")) for i in range(7)]
     for epoch in (0, 3):
         expected = np.random.default_rng((11, epoch, 7)).permutation(7)
-        assert flat_data(pairs, seed=11).order(epoch).tolist() == expected.tolist()
+        order = flat_data(pairs, seed=11).order(0, epoch)
+        assert order.tolist() == expected.tolist()
+        assert order.dtype == np.int64
+        assert not order.flags.writeable  # it is kept for the next sample
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
@@ -421,7 +473,7 @@ def test_fills_are_real_images_that_the_loss_does_not_see(tmp_path):
     pairs = write_set(tmp_path, 3)
     data = TrainingData(pairs, augmentation(), seed=0, batch_size=8)
     ((batch,),) = epochs_of(data, 1)
-    order = data.order(0).tolist()
+    order = data.order(0, 0).tolist()
     for position in range(8):
         image, disparity, mask = data.sample(0, order[position % 3])
         assert np.array_equal(batch[0][position], image)
@@ -460,6 +512,164 @@ def test_batch_files_names_what_the_batches_of_all_ranks_held(tmp_path, ranks):
         for step in range(data[0].steps):
             found = [index for part in parts for index in indices_of(part[epoch][step])]
             names = [str(pairs[index].image) for index in found]
+            assert all(d.batch_files(epoch, step) == names for d in data)
+
+
+# --- Several datasets ---------------------------------------------------------------------------
+
+THREE = {"a": 5, "b": 1, "c": 12}
+
+
+def named_pairs(**counts: int) -> list[Pair]:
+    """Pairs without files; the image of pair 3 of dataset a is a/3."""
+    return [
+        Pair(Path(f"{name}/{i}"), Path(f"{name}/{i}"), DataSource(name))
+        for name, count in counts.items()
+        for i in range(count)
+    ]
+
+
+def three_sets(root: Path) -> list[Pair]:
+    """Flat images as in `flat_set`, 0 to 4 of dataset a, 5 of b, 6 to 17 of c."""
+    sources = [DataSource(name) for name, count in THREE.items() for _ in range(count)]
+    return [
+        Pair(pair.image, pair.target, source)
+        for pair, source in zip(flat_set(root, len(sources)), sources, strict=True)
+    ]
+
+
+def streams(pairs: list[Pair], seed: int, length: int) -> list[list[tuple[int, int]]]:
+    """Of each dataset the (pass, index) of its first places, one after the other."""
+    names = list(dict.fromkeys(pair.source.name for pair in pairs))
+    found = []
+    for number, name in enumerate(names):
+        members = [i for i, pair in enumerate(pairs) if pair.source.name == name]
+        stream: list[tuple[int, int]] = []
+        turn = 0
+        while len(stream) < length:
+            rng = np.random.default_rng((seed, turn, len(pairs) + number))
+            stream += [(turn, members[i]) for i in rng.permutation(len(members))]
+            turn += 1
+        found.append(stream[:length])
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("epoch_images", [0, 20])
+def test_a_step_has_the_next_images_of_each_dataset_in_turn(tmp_path, ranks, epoch_images):
+    """Batch by batch against the streams, over epochs: nothing but the step's number counts."""
+    pairs, batch = three_sets(tmp_path), 2
+    keys = {"batch_size": batch, "seed": 4, "ranks": ranks, "epoch_images": epoch_images}
+    steps = -(-12 // (batch * ranks)) if epoch_images == 0 else -(-20 // (3 * batch * ranks))
+    expected = streams(pairs, 4, 3 * steps * batch * ranks)
+    for rank in range(ranks):
+        data = flat_data(pairs, rank=rank, **keys)
+        sizes = (data.datasets, data.local_batch, data.global_batch, data.steps, data.last_batch)
+        assert sizes == (["a", "b", "c"], 6, 6 * ranks, steps, 6 * ranks)
+        batches = list(chain(*epochs_of(data, 3, workers=2)))
+        assert len(batches) == 3 * steps
+        for step, found in enumerate(batches):
+            first = (step * ranks + rank) * batch
+            places = [place for s in expected for place in s[first : first + batch]]
+            assert [round(float(image.mean()) * 255 / 5) for image in found[0]] == [
+                index for _, index in places
+            ]
+            assert (found[2] == 1).all()
+            for image, (turn, index) in zip(found[0], places, strict=True):
+                assert np.array_equal(image, data.sample(turn, index)[0])
+
+
+def test_datasets_may_be_interleaved_in_the_list():
+    pairs = named_pairs(a=6, b=4)
+    mixed = [pairs[i] for i in (6, 0, 1, 7, 2, 8, 3, 4, 9, 5)]
+    data = flat_data(mixed, batch_size=2, seed=1)
+    assert data.datasets == ["b", "a"]
+    assert sorted(data.order(0, 0)) == [0, 3, 5, 8]
+    assert sorted(data.order(1, 0)) == [1, 2, 4, 6, 7, 9]
+    expected = [[index for _, index in stream] for stream in streams(mixed, 1, 6)]
+    for step in range(3):
+        places = [i for stream in expected for i in stream[2 * step : 2 * step + 2]]
+        assert data.batch_files(0, step) == [str(mixed[i].image) for i in places]
+
+
+def test_datasets_of_one_size_are_shuffled_independently():
+    data = flat_data(named_pairs(a=50, b=50), seed=0)
+    orders = [(data.order(d, turn) - 50 * d).tolist() for d in (0, 1) for turn in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "ranks", "epoch_images", "steps"),
+    [
+        ({"a": 5, "b": 12}, 2, 1, 0, 6),  # the largest is seen once
+        ({"a": 5, "b": 13}, 2, 1, 0, 7),
+        ({"a": 5, "b": 13}, 2, 2, 0, 4),
+        ({"a": 5, "b": 13}, 2, 1, 100, 25),  # 4 images a step
+        ({"a": 5, "b": 13}, 2, 1, 101, 26),
+        ({"a": 5, "b": 13}, 2, 3, 100, 9),
+        ({"a": 5}, 2, 1, 100, 50),
+        ({"a": 100}, 8, 1, 1, 1),
+        ({"rw": 3600, "dl": 220_000, "md": 130_000}, 8, 1, 72_000, 3000),  # the paper's epoch
+    ],
+)
+def test_an_epoch_has_the_configured_number_of_images(
+    counts, batch_size, ranks, epoch_images, steps
+):
+    pairs = named_pairs(**counts)
+    data = flat_data(pairs, batch_size=batch_size, ranks=ranks, epoch_images=epoch_images)
+    assert data.steps == steps
+    assert data.last_batch == data.global_batch == len(counts) * batch_size * ranks
+    assert len(data.batch_files(0, steps - 1)) == data.global_batch
+
+
+def test_one_dataset_with_epoch_images_runs_through_its_passes_without_fills(tmp_path):
+    """3 images, 2 a step, 2 steps an epoch: a pass ends in the middle of a step."""
+    pairs = flat_set(tmp_path, 3)
+    data = flat_data(pairs, batch_size=2, seed=7, epoch_images=4)
+    found = [indices_of(batch) for batch in chain(*epochs_of(data, 3))]
+    ((*stream,),) = streams(pairs, 7, 12)
+    assert found == [[index for _, index in stream[2 * i : 2 * i + 2]] for i in range(6)]
+    seen = list(chain(*found))
+    assert [sorted(seen[i : i + 3]) for i in (0, 3, 6, 9)] == [[0, 1, 2]] * 4
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("epoch_images", [0, 30])
+def test_a_mix_can_start_anywhere_and_goes_on_with_the_same_bits(tmp_path, ranks, epoch_images):
+    pairs = three_sets(tmp_path)
+    for rank in range(ranks):
+        keys = {"rank": rank, "ranks": ranks, "epoch_images": epoch_images, "seed": 3}
+        whole = epochs_of(flat_data(pairs, **keys), 3)
+        again = flat_data(pairs, **keys)
+        (rest,) = epochs_of(again, 1, epoch=1, step=1)
+        assert len(rest) == again.steps - 1 > 0
+        assert same_bits(rest, whole[1][1:])
+        (last,) = epochs_of(again, 1, epoch=2)
+        assert same_bits(last, whole[2])
+
+
+def test_one_process_or_several_hold_the_same_images_of_each_dataset(tmp_path):
+    pairs = three_sets(tmp_path)
+    (whole,) = epochs_of(flat_data(pairs, batch_size=4, seed=2), 1)
+    halves = [epochs_of(flat_data(pairs, rank=r, ranks=2, seed=2), 1)[0] for r in (0, 1)]
+    for batch, parts in zip(whole, zip(*halves, strict=True), strict=True):
+        for column, left, right in zip(batch, *parts, strict=True):
+            by_set = [
+                np.concatenate([part[i : i + 2] for part in (left, right)]) for i in (0, 2, 4)
+            ]
+            assert np.array_equal(column, np.concatenate(by_set))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batch_files_of_a_mix_go_dataset_by_dataset_over_all_ranks(tmp_path, ranks):
+    pairs = three_sets(tmp_path)
+    data = [flat_data(pairs, rank=rank, ranks=ranks, seed=8) for rank in range(ranks)]
+    parts = [epochs_of(d, 2) for d in data]
+    for epoch in range(2):
+        for step in range(data[0].steps):
+            ranked = [indices_of(part[epoch][step]) for part in parts]
+            names = [str(pairs[i].image) for d in (0, 2, 4) for r in ranked for i in r[d : d + 2]]
             assert all(d.batch_files(epoch, step) == names for d in data)
 
 
@@ -527,6 +737,40 @@ def test_a_set_without_a_readable_pair_ends_in_an_error_not_in_a_search(tmp_path
     assert len(data.skipped) == 3  # the search ended with the error
 
 
+def in_sets(pairs: list[Pair], *names: str) -> list[Pair]:
+    """The pairs, one after the other in datasets of these names."""
+    return [
+        Pair(pair.image, pair.target, DataSource(names[i % len(names)]))
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def test_a_replacement_is_of_the_same_dataset(tmp_path):
+    """Even indices are dataset a, odd ones b; after the last comes the first of the dataset."""
+    pairs = in_sets(many_pairs(tmp_path, 400, bad=(5, 7, 398)), "a", "b")
+    data = TrainingData(pairs, augmentation(), seed=9, batch_size=4, skip_bad=True)
+    for index, instead in ((5, 9), (7, 9), (398, 0)):
+        expected = augmentation()(*read_pair(pairs[instead]), np.random.default_rng((9, 2, index)))
+        for left, right in zip(expected, data.sample(2, index), strict=True):
+            assert np.array_equal(left, right)
+    assert list(data.skipped) == [pairs[index].image for index in (5, 7, 398)]
+    assert data.errors == []
+
+
+def test_a_dataset_without_a_readable_pair_is_an_error_though_it_is_small(tmp_path):
+    """Two of 400 are less than 1 %, but nothing can take their place."""
+    pairs = many_pairs(tmp_path, 400, bad=(5, 7))
+    pairs = [
+        Pair(p.image, p.target, DataSource("b" if i in (5, 7) else "a"))
+        for i, p in enumerate(pairs)
+    ]
+    data = TrainingData(pairs, augmentation(), seed=9, batch_size=4, skip_bad=True)
+    assert not any(column.any() for column in data.sample(0, 7))
+    assert [str(error) for error in data.errors] == [
+        "b: none of its images can be read; mend or remove it"
+    ]
+
+
 def test_replacements_are_the_same_for_any_number_of_workers_and_processes(tmp_path):
     pairs = many_pairs(tmp_path, 101, bad=(50,))
     keys = {"seed": 2, "skip_bad": True}
@@ -553,3 +797,70 @@ def test_threads_note_every_unreadable_pair_once(tmp_path):
         thread.join()
     assert len(data.skipped) == 8
     assert data.errors == []
+
+
+# --- Valid pixels -------------------------------------------------------------------------------
+
+
+def value_pairs(root: Path, source: DataSource, *values: float) -> list[Pair]:
+    """A pair for each value, which fills its target."""
+    image = put(root / "a.png", file_formats.png(np.zeros((2, 3, 3), np.uint8)))
+    pairs = []
+    for value in values:
+        target = root / source.name / f"{len(pairs)}.npy"
+        target.parent.mkdir(exist_ok=True)
+        np.save(target, np.full((2, 3), value, np.float32))
+        pairs.append(Pair(image, target, source))
+    return pairs
+
+
+def test_datasets_with_a_valid_pixel_somewhere_pass(tmp_path):
+    pairs = value_pairs(tmp_path, DataSource("a", "depth"), 0, -1, 5)
+    pairs += value_pairs(tmp_path, DataSource("b"), 0)
+    require_valid_pixels(pairs)
+    require_valid_pixels(pairs, samples=3)
+
+
+@pytest.mark.parametrize(
+    ("source", "values"),
+    [
+        (DataSource("b", "depth"), (0, -1, NAN)),  # ordinal depth alone
+        (DataSource("b", invalid=7), (7, 7, 7)),
+        (DataSource("b", "depth", scale=1e-30), (1e-9, 1e-9, 1e-9)),
+    ],
+)
+def test_a_dataset_without_a_valid_pixel_is_named(tmp_path, source, values):
+    pairs = value_pairs(tmp_path, DataSource("a"), 0) + value_pairs(tmp_path, source, *values)
+    with pytest.raises(UserError) as caught:
+        require_valid_pixels(pairs)
+    assert str(caught.value) == (
+        f"b: not one valid pixel in the first 3 of its 3 targets, such as {tmp_path}/b/0.npy; "
+        "check kind, scale, invalid, key and mask of its entry in mixdata"
+    )
+
+
+def test_only_the_first_samples_count(tmp_path):
+    pairs = value_pairs(tmp_path, DataSource("b", "depth"), 0, 0, 0, 5)
+    require_valid_pixels(pairs, samples=4)
+    with pytest.raises(UserError, match="in the first 3 of its 4 targets"):
+        require_valid_pixels(pairs, samples=3)
+
+
+def test_one_pair_of_each_dataset_is_read_if_it_will_do(tmp_path):
+    pairs = value_pairs(tmp_path, DataSource("a"), 1, 1) + value_pairs(
+        tmp_path, DataSource("b"), 1, 1
+    )
+    for pair in pairs[1::2]:
+        pair.target.write_bytes(b"?")
+    require_valid_pixels(pairs)
+
+
+def test_an_unreadable_pair_is_an_error_of_its_own_or_one_without_valid_pixels(tmp_path):
+    pairs = value_pairs(tmp_path, DataSource("a"), 1, 1)
+    pairs[0].target.write_bytes(b"?")
+    with pytest.raises(UserError) as caught:
+        require_valid_pixels(pairs)
+    assert str(caught.value).startswith(f"{pairs[0].target}: not a .npy file")
+    require_valid_pixels(pairs, skip_bad=True)
+    with pytest.raises(UserError, match="a: not one valid pixel in the first 1 of its 1"):
+        require_valid_pixels(pairs[:1], skip_bad=True)

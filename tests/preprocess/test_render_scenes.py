@@ -242,6 +242,16 @@ def test_relative_inverse_depth_is_largest_at_the_closest_and_zero_at_the_sky(lo
     assert encoded.tolist() == [[65535, 32768, 6554, 0]]  # 65535 * (1, 1/2, 1/10, 0)
 
 
+def test_stretched_disparity_begins_at_zero_and_ends_at_the_largest_number(load):
+    layouts = load("layouts")
+    depth = np.array([[2.0, 4.0, 8.0]], np.float32)  # disparity 1/2, 1/4, 1/8
+    encoded = layouts.stretched_disparity(depth)
+    assert encoded.dtype == np.uint16
+    assert encoded.tolist() == [[65535, 21845, 0]]  # 65535 * (1, 1/3, 0)
+    sky = layouts.stretched_disparity(np.array([[2.0, 4.0, np.inf]], np.float32))
+    assert sky.tolist() == [[65535, 32768, 0]]
+
+
 def test_occlusions_by_hand(load):
     """Focal length 40 and a baseline of 0.1 m: the background at 4 m moves 1 pixel, the thing at
     1 m moves 4. It hides what lands on columns 0..1 from behind: background columns 1 and 2; column
@@ -309,6 +319,58 @@ def test_sintel_depth_is_tagged_float32(rendered):
         assert mask.shape == depth.shape
         assert set(np.unique(mask)) <= {0, 255}
         assert Image.open(picture).size == (width, height)
+
+
+def test_two_styles_of_training_sets(rendered, tmp_path):
+    output = tmp_path / "data"
+    result = run(output, *SMALL, "--sets", "Outdoor,Indoor,TUM,TUM", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith(": Outdoor 4, Indoor 4, TUM 3\n")
+    assert json.loads((output / "mixdata.json").read_text()) == {
+        "Indoor": {
+            "image": "/Indoor/photos/*",
+            "depth": "/Indoor/depth/*",
+            "kind": "depth",
+            "scale": 0.001,
+        },
+        "Outdoor": {
+            "image": "/Outdoor/photos/*",
+            "depth": "/Outdoor/disparity/*",
+            "kind": "disparity",
+        },
+    }
+    for name, maps in (("Indoor", "depth"), ("Outdoor", "disparity")):
+        pictures = sorted((output / name / "photos").iterdir())
+        assert [picture.name for picture in pictures] == [f"0000{i}.jpg" for i in range(4)]
+        for picture in pictures:
+            map_ = np.asarray(Image.open(output / name / maps / f"{picture.stem}.png"))
+            assert Image.open(picture).size == map_.shape[::-1] == (48, 32)
+            if name == "Indoor":
+                metres = map_ / 1000
+                assert ((metres > 0.3) & (metres < 15)).mean() > 0.7
+            else:
+                assert (map_.min(), map_.max()) == (0, 65535)
+    both = (digest(output), digest(rendered))
+    tum = [{n: d for n, d in each.items() if n.startswith("TUM")} for each in both]
+    assert tum[0] == tum[1]  # what a set shows does not depend on the others
+    contents = [d for n, d in digest(output).items() if n.endswith(".jpg") or "rgb/" in n]
+    assert len(set(contents)) == len(contents) == 4 + 4 + 3
+
+
+def test_no_two_sets_draw_the_same_scenes(load):
+    layouts = load("layouts").LAYOUTS.values()
+    assert len({layout.split for layout in layouts}) == len(layouts)
+
+
+def test_mixdata_names_the_training_sets_of_earlier_runs_too(tmp_path):
+    few = ("--train", "1", "--test", "1", *SMALL[4:])
+    assert run(tmp_path, *few, "--sets", "Indoor").returncode == 0
+    assert run(tmp_path, *few, "--sets", "TUM").returncode == 0
+    assert list(json.loads((tmp_path / "mixdata.json").read_text())) == ["Indoor"]
+    assert run(tmp_path, *few, "--sets", "ReDWeb_V1").returncode == 0
+    mixdata = json.loads((tmp_path / "mixdata.json").read_text())
+    assert list(mixdata) == ["RW", "Indoor"]
+    assert mixdata["RW"] == {"image": "/ReDWeb_V1/Imgs/*", "depth": "/ReDWeb_V1/RDs/*"}
 
 
 def test_no_two_pictures_are_the_same(rendered):
@@ -394,7 +456,11 @@ def test_a_damaged_settings_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", ["--train=-1", "--width=8", "--samples=0", "--workers=0", "--train=abc"]
+    "option",
+    [
+        *("--train=-1", "--width=8", "--samples=0", "--workers=0", "--train=abc"),
+        *("--sets=Indor", "--sets=", "--sets=TUM,,Indoor"),
+    ],
 )
 def test_impossible_values_are_refused(tmp_path, option):
     refused(run(tmp_path, option), option.split("=")[0])
