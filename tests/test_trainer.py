@@ -481,3 +481,135 @@ def test_a_run_path_that_is_a_file_is_named(root, small_network, tmp_path):
     config = small_config(root, small_network, run_path=tmp_path / "file")
     with pytest.raises(UserError, match="run_path: cannot create"):
         train(config)
+
+
+# --- Several datasets -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datasets "a, b" of 6 images and "c" of 5, of weights 3 and 1; in c, larger is farther."""
+    root = tmp_path_factory.mktemp("mixed")
+    for name in ("a", "c"):
+        write_training_set(root / name)
+    for folder in ("Imgs", "RDs"):
+        (root / "c/ReDWeb_V1" / folder / "5.png").unlink()
+    write_mix(root, "mixdata.json", {"a, b": ("a", {"weight": 3}), "c": ("c", {"kind": "depth"})})
+    return root
+
+
+def write_mix(root: Path, name: str, datasets: dict[str, tuple[str, dict]]) -> None:
+    """mixdata of folders with a ReDWeb_V1 in each, and what else their entries hold."""
+    entries = {
+        key: {"image": f"{folder}/ReDWeb_V1/Imgs/*", "depth": f"{folder}/ReDWeb_V1/RDs/*", **more}
+        for key, (folder, more) in datasets.items()
+    }
+    (root / name).write_text(json.dumps(entries))
+
+
+@pytest.fixture(scope="module")
+def mixed_config(mixed_root: Path, small_network: dict) -> Config:
+    changes = {"mixing": "pareto", "pareto_scope": "all", "batch_size": 2, "epoch_size": 3}
+    changes |= {"val_mixdata": "", "save_checkpoint_epochs": 1, "loss": "ssitrim"}
+    return small_config(mixed_root, small_network, **changes)
+
+
+@pytest.fixture(scope="module")
+def mixed_run(mixed_config: Config) -> Path:
+    ms.set_seed(1)
+    logging.getLogger("midas").setLevel(logging.INFO)
+    return train(mixed_config).run
+
+
+def test_the_loss_and_weight_of_each_dataset_are_in_the_metrics(mixed_run, mixed_config):
+    own = ["loss_a, b", "loss_c", "weight_a, b", "weight_c"]
+    rows = read_metrics(mixed_run)
+    assert list(rows[0]) == [*METRICS, *own]
+    assert len(rows) == 3 * 3  # 6 images, 2 a step
+    for row in rows:
+        losses = [row["loss_a, b"], row["loss_c"]]
+        weights = [row["weight_a, b"], row["weight_c"]]
+        assert row["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+        assert sum(weights) == pytest.approx(1, abs=1e-5)
+        assert min(weights) >= 0
+        assert row["gradient_norm"] > 0
+    assert len({row["weight_c"] for row in rows}) > 1  # solved in each step
+    log = (mixed_run / "train.log").read_text()
+    assert "11 images of 2 datasets, mixing pareto, batch 2 of each, no held-out images" in log
+    assert "weights are used by mixing weighted alone, not by pareto" in log
+    mean = np.mean([row["loss_c"] for row in rows[-3:]])
+    assert f", c {mean:.4f} (" in log.splitlines()[-1]
+
+
+def test_the_curves_of_several_datasets_have_a_row_more(mixed_run, run):
+    heights = []
+    for folder in (mixed_run, run):
+        with Image.open(folder / "curves.png") as picture:
+            heights.append(picture.height)
+    assert heights[0] == pytest.approx(4 / 3 * heights[1], abs=2)
+
+
+def test_a_mixed_run_that_was_stopped_ends_as_one_that_was_not(
+    mixed_run, mixed_config, monkeypatch
+):
+    config = mixed_config.model_copy(update={"run_name": "stopped", "resume": "auto"})
+    ms.set_seed(1)
+    for steps in (2, 3):
+        monkeypatch.setattr("src.trainer.STOP", StopAfter(steps))
+        assert not train(config).finished
+        ms.set_seed(99)
+    monkeypatch.setattr("src.trainer.STOP", StopSignals())
+    outcome = train(config)
+    assert outcome.finished
+    assert same_weights(outcome.run / "ckpt/Midas_0-3_3.ckpt", mixed_run / "ckpt/Midas_0-3_3.ckpt")
+    for left, right in zip(read_metrics(mixed_run), read_metrics(outcome.run), strict=True):
+        assert {**left, "images_per_second": 0} == {**right, "images_per_second": 0}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mixing", "naive"), ("pareto_scope", "last"), ("epoch_images", 24)]
+)
+def test_a_mixed_run_is_not_continued_with_another_mix(mixed_run, mixed_config, key, value):
+    other = mixed_config.model_copy(update={"resume": "auto", key: value})
+    with pytest.raises(UserError, match=rf"^resume: {key} is {value}, but was .*--config_path"):
+        train(other)
+
+
+def test_a_dataset_of_weight_0_is_left_out_by_weighted(mixed_root, mixed_config):
+    """So the one that is left is the whole loss; `epoch_images` 8 are four steps of it."""
+    write_mix(mixed_root, "zero.json", {"a": ("a", {}), "none": ("c", {"weight": 0})})
+    changes = {"mixing": "weighted", "mixdata": "zero.json", "run_name": "weighted"}
+    changes |= {"epoch_size": 1, "epoch_images": 8}
+    run = train(mixed_config.model_copy(update=changes)).run
+    rows = read_metrics(run)
+    assert list(rows[0]) == METRICS
+    assert len(rows) == 4
+    log = (run / "train.log").read_text()
+    assert "6 images, batch 2" in log
+
+
+def test_more_datasets_than_pareto_takes_are_one_line(mixed_root, mixed_config):
+    write_mix(mixed_root, "many.json", {f"d{i}": ("a", {}) for i in range(13)})
+    config = mixed_config.model_copy(update={"mixdata": "many.json", "run_name": "many"})
+    with pytest.raises(
+        UserError, match=r"^mixing: pareto takes 12 datasets at most, many.json has"
+    ):
+        train(config)
+    assert not (Path(config.run_path) / "many").exists()
+
+
+def test_a_dataset_without_valid_pixels_stops_before_a_run_is_made(mixed_root, mixed_config):
+    """Its depths are all 0."""
+    for i in range(2):
+        for folder, data in (
+            ("Imgs", np.full((SIZE, SIZE, 3), 9, np.uint8)),
+            ("RDs", np.zeros((SIZE, SIZE), np.uint8)),
+        ):
+            path = mixed_root / "bad/ReDWeb_V1" / folder / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file_formats.png(data))
+    write_mix(mixed_root, "empty.json", {"a": ("a", {}), "bad": ("bad", {"kind": "depth"})})
+    config = mixed_config.model_copy(update={"mixdata": "empty.json", "run_name": "empty"})
+    with pytest.raises(UserError, match=r"^bad: not one valid pixel in the first 2 of"):
+        train(config)
+    assert not (Path(config.run_path) / "empty").exists()

@@ -42,10 +42,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
     return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
 
 
-def test_the_averaged_gradient_of_two_processes_is_that_of_one(results):
-    """Each half of the batch by a process; against the whole batch in one, to 1e-5."""
+@pytest.mark.parametrize(
+    ("gradient", "outputs"),
+    [("gradient", "outputs"), ("all", "all_outputs"), ("last", "last_outputs")],
+)
+def test_the_averaged_gradient_of_two_processes_is_that_of_one(results, gradient, outputs):
+    """Each half of the batch by a process; against the whole batch in one, to 1e-5.
+
+    Of two datasets, that is the mix of their averaged gradients, weights and losses told.
+    """
     one, two = results["1-0"], results["2-0"]
-    names = [name for name in one if name.startswith("gradient/")]
+    names = [name for name in one if name.startswith(f"{gradient}/")]
     assert len(names) > 50
     total = np.sqrt(sum((one[name].astype(np.float64) ** 2).sum() for name in names))
     assert total > 1e-4
@@ -54,7 +61,7 @@ def test_the_averaged_gradient_of_two_processes_is_that_of_one(results):
     for name in names:
         largest = np.abs(one[name]).max()
         assert np.abs(one[name] - two[name]).max() <= 1e-5 * max(largest, total / 100), name
-    np.testing.assert_allclose(two["outputs"], one["outputs"], rtol=1e-5)  # losses and norm too
+    np.testing.assert_allclose(two[outputs], one[outputs], rtol=1e-5)  # losses and norm too
 
 
 def test_all_processes_have_the_same_gradient(results):

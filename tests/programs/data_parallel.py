@@ -2,9 +2,10 @@
 
     python tests/programs/data_parallel.py FOLDER [--run_distribute]
 
-Writes FOLDER/RANKS-RANK.npz: `gradient/NAME`, the averaged gradients of a first step on four drawn
-images, dealt out to the processes, with frozen batch-norm statistics; and `weights/NAME` after 20
-steps of Adam on images of each process's own.
+Writes FOLDER/RANKS-RANK.npz, of steps on four drawn images, dealt out to the processes, with frozen
+batch-norm statistics: `gradient/NAME`, the averaged gradients of a first step; `SCOPE/NAME`, the
+mixed ones where the first two images are one dataset and the others another, and `SCOPE_outputs`;
+and `weights/NAME` after 20 steps of Adam on images of each process's own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def main() -> None:
 
     from src.loss import ScaleShiftInvariantLoss
     from src.midas_net import MidasNet
+    from src.mixing import make_step
     from src.train_step import TrainStep
     from src.trainer import make_optimizer
 
@@ -53,6 +55,10 @@ def main() -> None:
                 done += (ops.assign(self.kept[i], gradients[i]),)
             return done
 
+        def values(self, name: str) -> dict[str, np.ndarray]:
+            """What is kept, by `name` and that of the parameter."""
+            return {f"{name}/{p.name.removeprefix('kept.')}": p.asnumpy() for p in self.kept}
+
     rank, ranks = runtime.rank_and_size()
     network = MidasNet(**NETWORK, layers=(1, 1, 1, 1))
     norms = [cell for _, cell in network.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
@@ -62,9 +68,19 @@ def main() -> None:
         norm.use_batch_statistics = False
     step = TrainStep(network, loss, recorder, ranks=ranks).set_train()
     own = slice(rank * IMAGES // ranks, (rank + 1) * IMAGES // ranks)
-    outputs = step(*(ms.Tensor(part[own]) for part in draw(np.random.default_rng(0), IMAGES)))
-    results = {f"gradient/{p.name.removeprefix('kept.')}": p.asnumpy() for p in recorder.kept}
+    images = draw(np.random.default_rng(0), IMAGES)
+    outputs = step(*(ms.Tensor(part[own]) for part in images))
+    results = recorder.values("gradient")
     results["outputs"] = outputs.asnumpy()
+
+    # Of each dataset a process has its share, the first's before the second's.
+    dealt = np.arange(IMAGES).reshape(2, ranks, -1)[:, rank].ravel()
+    for scope in ("all", "last"):
+        loss = ScaleShiftInvariantLoss(kind="ssitrim")
+        step = make_step(network, loss, recorder, (1, 1), "pareto", scope, ranks=ranks).set_train()
+        outputs = step(*(ms.Tensor(part[dealt]) for part in images))
+        results |= recorder.values(scope)
+        results[f"{scope}_outputs"] = outputs.asnumpy()
 
     for norm in norms:
         norm.use_batch_statistics = None
