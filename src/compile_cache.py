@@ -27,7 +27,11 @@ _SOURCES = Path(__file__).resolve().parent
 
 
 class CompileCache:
-    """The graphs that are compiled between `open` and `close`.
+    """The graphs that are compiled between `open` and `close`, of the first that a process opens.
+
+    MindSpore takes the first folder that a process names for all that come, and numbers the graphs
+    through the whole process: a second training would take another's graphs for its own. So where a
+    process trains again, that compiles anew.
 
     Args:
         root: folder of all caches; None: compile anew.
@@ -35,14 +39,18 @@ class CompileCache:
         rank: this process's number; each has a graph of its own.
     """
 
+    used = False  # in this process
+
     def __init__(self, root: Path | None, facts: Mapping[str, Any], rank: int = 0) -> None:
         self.folder = root / _key(facts) / str(rank) if root else None
+        self.opened = False
         self.fresh: Path | None = None  # where new graphs are written until they are whole
 
     def open(self) -> None:
         """Take graphs from the cache from now on, or have them written for it."""
-        if self.folder is None:
+        if self.folder is None or CompileCache.used:
             return
+        self.opened = CompileCache.used = True
         if self.folder.is_dir():
             runtime.cache_graphs(self.folder)
             return
@@ -56,7 +64,7 @@ class CompileCache:
 
     def close(self) -> None:
         """Compile anew from now on; keep what was compiled."""
-        if self.folder is not None:
+        if self.opened:
             runtime.cache_graphs(None)
         if self.fresh is not None:
             try:

@@ -2,8 +2,8 @@
 
 The MiDaS paper (Ranftl et al., TPAMI 2022, section 6) compares naive mixing, the mean of the
 datasets' losses, with Pareto-optimal mixing: each step goes along the shortest vector in the convex
-hull of the datasets' gradients (Sener & Koltun, NeurIPS 2018, algorithm 2), along which no
-dataset's loss rises.
+hull of the datasets' gradients (Sener & Koltun, NeurIPS 2018, algorithm 2). To first order no
+dataset's loss on the batch rises along it (of Adam, which scales it, that is not certain).
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ class ParetoStep(Step):
         for i in range(self.datasets):
             own = slice(i * size, (i + 1) * size)
             results.append(self.gradient(image[own], disparity[own], mask[own]))
-        vectors, usable, terms = zip(*results, strict=True)
-        return super().__call__(*vectors, *usable, *terms)
+        vectors, usable, present, terms = zip(*results, strict=True)
+        return super().__call__(*vectors, *usable, *present, *terms)
 
     def construct(self, *results: Tensor) -> Tensor:
         """What `_DatasetGradient` returned, L of each in turn, to the outputs."""
         count = self.datasets
-        vectors, usable, terms = results[:count], results[count : 2 * count], results[2 * count :]
-        weights = self.min_norm(gram([(vector,) for vector in vectors]))
+        vectors, usable = results[:count], results[count : 2 * count]
+        present, terms = results[2 * count : 3 * count], results[3 * count :]
+        products = gram([(vector,) for vector in vectors])
+        weights = self.min_norm(products, ops.concat(present))
         vector = mixed(vectors, weights)
         gradients = ()
         start = 0
@@ -108,7 +110,8 @@ class ParetoStep(Step):
 
 
 class _DatasetGradient(Objective):
-    """Images of one dataset -> its gradient as a float32 vector, whether it is usable, its loss."""
+    """Images of one dataset -> its gradient as a float32 vector, whether that is usable, whether
+    any target is valid, and its loss with its two terms [3, 1]."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
@@ -120,10 +123,11 @@ class _DatasetGradient(Objective):
 
     def construct(
         self, image: Tensor, disparity: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         (_, terms), gradients = self.value_and_grad(image, disparity, mask)
         gradients, usable = self.unscaled(self.average(gradients))
-        return ops.concat([gradient.reshape(-1) for gradient in gradients]), usable, terms
+        vector = ops.concat([gradient.reshape(-1) for gradient in gradients])
+        return vector, usable, self.present(mask, 1), terms
 
 
 class HeadParetoStep(Step):
@@ -135,7 +139,7 @@ class HeadParetoStep(Step):
     that images of one batch do not touch there.)
 
     Raises:
-        ValueError: the optimizer's parameters are not in the network's order.
+        ValueError: the optimizer's last parameters are not those of the scope.
     """
 
     def __init__(
@@ -153,8 +157,8 @@ class HeadParetoStep(Step):
         head = network.decoder if scope == "decoder" else network.decoder.output_conv
         size = len(head.trainable_params())
         order = [parameter.name for parameter in self.parameters]
-        if order != [parameter.name for parameter in network.trainable_params()]:
-            raise ValueError("optimizer: expected the network's parameters in their order")
+        if order[-size:] != [parameter.name for parameter in head.trainable_params()]:
+            raise ValueError(f"optimizer: expected the {scope} parameters last, in their order")
         self.trunk_parameters = ms.ParameterTuple(self.parameters[:-size])
         head_parameters = ms.ParameterTuple(self.parameters[-size:])
         self.average_head = Average([parameter.size for parameter in head_parameters], ranks)
@@ -192,7 +196,7 @@ class HeadParetoStep(Step):
             upstream += (into if self.scope == "decoder" else (into,),)
             gradients += (of_head,)
             terms += (part,)
-        weights = self.min_norm(gram(gradients))
+        weights = self.min_norm(gram(gradients), self.present(mask, self.datasets))
         _, of_trunk = backward(self._mixed_upstream(upstream, weights))
         of_trunk, fit = self.unscaled(self.average_trunk(of_trunk))
         of_head = ()

@@ -103,6 +103,14 @@ class Objective(nn.Cell):
         terms = terms.reshape(3, datasets, -1).mean(axis=2)
         return terms[0], ops.stop_gradient(terms)
 
+    def present(self, mask: Tensor, datasets: int) -> Tensor:
+        """1 for each dataset with a valid pixel in any process, else 0: float32 [L].
+
+        One without has no objective in this batch.
+        """
+        largest = mask.astype(ms.float32).reshape(datasets, -1).max(axis=1)
+        return (self.average.of(largest) > 0).astype(ms.float32)
+
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss, or what float16 takes the gradient of."""
         return loss if self.scaler is None else self.scaler.scale(loss)
@@ -269,7 +277,9 @@ def mixed_precision(network: nn.Cell, level: AmpLevel) -> None:
             comes in. O2: all but batch norm in float16. O3: everything.
     """
     if level != "O1":
-        amp.auto_mixed_precision(network, level)  # what it returns has its output in float32
+        # It changes the network itself. What it returns only has its output made float32, which
+        # the loss does, and has no parts that a step could call.
+        amp.auto_mixed_precision(network, level)
         return
     # MindSpore's own O1 rewrites the source of the network into files of the working folder.
     for _, cell in network.cells_and_names():

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from src.callbacks import (
 from src.compile_cache import CompileCache
 from src.config import RESUME_NEWEST, Config
 from src.data.mixdata import Pair, by_dataset, find_pairs, hold_out
-from src.data.training import Augmentation, TrainingData, make_dataset, require_valid_pixels
+from src.data.pairs import require_valid_pixels
+from src.data.training import Augmentation, TrainingData, make_dataset
 from src.errors import UserError
 from src.events import Events
 from src.locks import exclusive
@@ -127,6 +128,8 @@ def train(config: Config) -> Outcome:
         if snapshot is not None:
             training.go_on_from(snapshot)
         LOG.info(origin)
+        if config.mixing != "weighted" and set(training.weights) != {1}:
+            LOG.warning("mixdata: its weights count with mixing weighted, not %s", config.mixing)
         if writes:  # a run that goes on may have other values
             _save_config(config, run / run_folder.CONFIG)
         try:
@@ -140,7 +143,14 @@ def train(config: Config) -> Outcome:
 
 def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
     """Pairs to train on, and held-out ones."""
-    pairs = _to_mix(config, find_pairs(config.train_data_dir, config.mixdata))
+    pairs = find_pairs(config.train_data_dir, config.mixdata)
+    if config.mixing == "weighted":
+        pairs = [pair for pair in pairs if pair.source.weight]
+    if config.mixing == "pareto" and (count := len(by_dataset(pairs))) > MAX_GRADIENTS:
+        raise UserError(
+            f"mixing: pareto takes {MAX_GRADIENTS} datasets at most, {config.mixdata} has "
+            f"{count}; make one of several that are alike, or choose naive or weighted"
+        )
     require_valid_pixels(pairs, skip_bad=config.on_bad_sample == "skip")
     if not config.val_mixdata:
         return hold_out(pairs, config.val_share, config.seed)
@@ -151,23 +161,6 @@ def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
         some = min(shared)
         LOG.warning("val_mixdata: %d of its images are trained on, such as %s", len(shared), some)
     return pairs, held_out
-
-
-def _to_mix(config: Config, pairs: list[Pair]) -> list[Pair]:
-    """The pairs of the datasets that `mixing` uses."""
-    weights = {pair.source.name: pair.source.weight for pair in pairs}
-    if config.mixing == "weighted":
-        if unused := [name for name, weight in weights.items() if weight == 0]:
-            LOG.info("mixdata: weight 0, so not trained on: %s", ", ".join(unused))
-        return [pair for pair in pairs if pair.source.weight]
-    if set(weights.values()) != {1}:
-        LOG.warning("mixdata: weights are used by mixing weighted alone, not by %s", config.mixing)
-    if config.mixing == "pareto" and len(weights) > MAX_GRADIENTS:
-        raise UserError(
-            f"mixing: pareto takes {MAX_GRADIENTS} datasets at most, {config.mixdata} has "
-            f"{len(weights)}; make one of several that are alike, or choose naive or weighted"
-        )
-    return pairs
 
 
 def _find_run(config: Config) -> tuple[Path | None, Snapshot | None]:
@@ -417,6 +410,7 @@ class _Training:
             **_values(self.config, _SHARED),
             "processes": self.ranks,
             "training images": _list_of(self.data.pairs),
+            "weights": self.weights if self.config.mixing == "weighted" else None,
         }
 
     def go_on_from(self, snapshot: Snapshot) -> None:
@@ -427,7 +421,12 @@ class _Training:
         """
         facts = snapshot.facts
         for key, value in self._shared().items():
-            if (before := facts["shared"].get(key)) != value:
+            if key not in facts["shared"]:
+                raise UserError(
+                    f"resume: {self.run} was made before there was {key}; finish it with the "
+                    "version that made it, or start a new run without --resume"
+                )
+            if (before := facts["shared"][key]) != value:
                 raise UserError(
                     f"resume: {key} is {value}, but was {before} in {self.run}; use --config_path "
                     f"{self.run / run_folder.CONFIG}, or start a new run without --resume"
@@ -453,7 +452,7 @@ class _Training:
         config = self.config
         facts = {
             **_values(config, (*_GRAPH, "batch_size", "mixing", "pareto_scope")),
-            "weights of datasets": self.weights,
+            "weights": self.weights,
             "processes": self.ranks,
             "device": config.device_target,
             "steps": len(self.rates[0]),
@@ -489,7 +488,10 @@ def _values(config: Config, keys: Sequence[str]) -> Mapping[str, Any]:
 
 def _list_of(pairs: Sequence[Pair]) -> str:
     """Their number, and a digest of names and meaning, wherever the folders are."""
-    lines = "\n".join(f"{p.source} {p.image.name} {p.target.name}" for p in pairs)
+    lines = "\n".join(
+        f"{replace(p.source, weight=1.0)} {p.image.name} {p.target.name} {p.mask and p.mask.name}"
+        for p in pairs
+    )
     return f"{len(pairs)}, list {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
 
 

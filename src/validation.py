@@ -15,7 +15,8 @@ from mindspore import Tensor, nn
 
 from src import metrics, runtime
 from src.data import transforms
-from src.data.training import Pair, read_pair
+from src.data.mixdata import Pair
+from src.data.pairs import read_pair
 from src.data.transforms import Crop
 from src.errors import UserError
 from src.loss import ScaleShiftInvariantLoss

@@ -228,7 +228,7 @@ def plot_curves(
         path: the PNG to write.
         validation: the rows of validation.csv; their loss joins the total loss, and AbsRel gets
             axes of its own.
-        datasets: whose losses and weights, `loss_<name>` and `weight_<name>`, are drawn too.
+        datasets: whose losses and weights, `loss/<name>` and `weight/<name>`, are drawn too.
     """
     epochs = _column(rows, "epoch") - 1 + _column(rows, "step") / steps
     right = "abs_rel" if validation else "loss"
@@ -237,8 +237,8 @@ def plot_curves(
         mosaic.insert(1, ["losses", "weights"])
     figure = Figure(figsize=(11, 8.5 / 3 * len(mosaic)))
     # By hand: to let Matplotlib find these takes as long as the drawing itself.
-    edge = 0.18 / len(mosaic)
-    figure.subplots_adjust(0.065, edge, 0.985, 1 - edge / 1.7, wspace=0.16, hspace=0.28)
+    bottom, top = 0.18 / len(mosaic), 1 - 0.105 / len(mosaic)  # the same for any number of rows
+    figure.subplots_adjust(0.065, bottom, 0.985, top, wspace=0.16, hspace=0.28)
     axes = figure.subplot_mosaic(mosaic)
     for part in axes.values():
         part.set_xlim(0, epochs.max())
@@ -254,8 +254,8 @@ def plot_curves(
         _scale(axes["abs_rel"], trend, "AbsRel after alignment, validation")
     groups = {"rates": ("learning rate", {f"{part}_lr": part for part in ("backbone", "decoder")})}
     if datasets:
-        groups["losses"] = ("loss of each dataset", {f"loss_{name}": name for name in datasets})
-        groups["weights"] = ("weight of each", {f"weight_{name}": name for name in datasets})
+        groups["losses"] = ("loss of each dataset", {f"loss/{name}": name for name in datasets})
+        groups["weights"] = ("weight of each", {f"weight/{name}": name for name in datasets})
     for name, (title, columns) in groups.items():
         trends = [
             _draw_trend(axes[name], epochs, _column(rows, column), label)

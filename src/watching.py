@@ -36,7 +36,7 @@ METRICS = [
     "decoder_lr",
     "images_per_second",
 ]
-LOSS_OF, WEIGHT_OF = "loss_", "weight_"  # and the name of a dataset
+LOSS_OF, WEIGHT_OF = "loss/", "weight/"  # and the name of a dataset
 VALIDATION = ["epoch", "step", "loss", "abs_rel", "images"]
 _CURVES_SECONDS = 60  # redraw curves.png at most this often
 _EXAMPLES = 4  # pictures of predictions for TensorBoard

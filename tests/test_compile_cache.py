@@ -14,8 +14,8 @@ from src import compile_cache
 from src.compile_cache import CompileCache
 
 ROOT = Path(__file__).resolve().parents[1]
-# Arguments: folder of the caches, or nothing; alpha, which is part of the graph and of the facts;
-# what happens after the first run: "close" or "die".
+# Arguments: folder of the caches, or nothing; alpha, which is part of the graph and of the facts,
+# or several by comma; what happens after the first run: "close" or "die".
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -37,12 +37,13 @@ def show(network):
     print(network(ms.ops.ones((4, 3), ms.float32)).asnumpy().item(), flush=True)
 
 root, alpha, then = sys.argv[1:]
-cache = CompileCache(Path(root) if root else None, {"alpha": float(alpha)})
-cache.open()
-show(Weighted(float(alpha)))
-if then == "die":
-    os._exit(9)
-cache.close()
+for alpha in map(float, alpha.split(",")):
+    cache = CompileCache(Path(root) if root else None, {"alpha": alpha})
+    cache.open()
+    show(Weighted(alpha))
+    if then == "die":
+        os._exit(9)
+    cache.close()
 show(Weighted(3.0))
 """
 FACTS = {"alpha": 0.5}
@@ -56,7 +57,7 @@ def program(tmp_path_factory) -> Path:
     return path
 
 
-def run(program: Path, root: Path | str, alpha: float, then: str = "close") -> list[float]:
+def run(program: Path, root: Path | str, alpha: float | str, then: str = "close") -> list[float]:
     """What the program computes."""
     ended = subprocess.run(
         [sys.executable, program, str(root), str(alpha), then],
@@ -111,6 +112,19 @@ def test_a_second_start_computes_the_same_and_writes_nothing(cached, program):
     assert content(cached) == before
 
 
+def test_of_several_in_one_process_the_first_alone_is_cached(cached, program, tmp_path):
+    """Where the first is read, and a second is begun, that one must not be filled with a third's,
+    nor a third be computed with the second's."""
+    shutil.copytree(cached, tmp_path / "caches")
+    before = content(cached)
+    for first in ("0.5,2", "0.5,5"):
+        second = float(first.split(",")[1])
+        expected = [0.5 * PRODUCT, second * PRODUCT, 3 * PRODUCT]
+        assert run(program, tmp_path / "caches", first) == expected
+    assert content(tmp_path / "caches").keys() == before.keys()
+    assert run(program, tmp_path / "caches", 2) == [2 * PRODUCT, 3 * PRODUCT]
+
+
 def test_other_facts_have_a_graph_of_their_own(cached, program, tmp_path):
     """A second start does read: with the graph of alpha 2 put in the place of its own, it
     computes with that, although the program says 0.5."""
@@ -152,14 +166,16 @@ def test_without_a_folder_nothing_is_kept(program, tmp_path):
 
 
 def filled(cache: CompileCache) -> CompileCache:
-    """Opened, with a file where MindSpore would write a graph."""
+    """Opened as if by a process of its own, with a file where MindSpore would write a graph."""
+    CompileCache.used = False
     cache.open()
     (cache.fresh / "graph").write_text("compiled")
     return cache
 
 
-def test_a_place_that_cannot_be_written_is_told_and_borne(tmp_path, caplog):
+def test_a_place_that_cannot_be_written_is_told_and_borne(tmp_path, caplog, monkeypatch):
     (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(CompileCache, "used", False)
     cache = CompileCache(tmp_path / "file", FACTS)
     cache.open()
     cache.close()

@@ -20,9 +20,13 @@ def solvers() -> dict[int, MinNorm]:
 
 def weights_of(solver: MinNorm, gradients: np.ndarray) -> np.ndarray:
     gram = (gradients @ gradients.T).astype(np.float32)
-    weights = solver(ms.Tensor(gram)).asnumpy()
+    weights = solver(ms.Tensor(gram), everyone(len(gram))).asnumpy()
     assert weights.dtype == np.float32
     return weights.astype(np.float64)
+
+
+def everyone(count: int) -> ms.Tensor:
+    return ms.Tensor(np.ones(count, np.float32))
 
 
 def draw_problem(number: int) -> np.ndarray:
@@ -114,7 +118,20 @@ def test_gradients_of_zero_have_some_solution(solvers):
 def test_what_is_not_finite_gets_equal_weights(solvers, bad):
     gram = np.eye(4, dtype=np.float32)
     gram[1, 2] = gram[2, 1] = bad
-    assert solvers[4](ms.Tensor(gram)).asnumpy().tolist() == [0.25] * 4
+    assert solvers[4](ms.Tensor(gram), everyone(4)).asnumpy().tolist() == [0.25] * 4
+
+
+def test_absent_gradients_are_as_if_they_were_not_there(solvers):
+    """A gradient of 0 that is present would be the shortest vector itself."""
+    rng = np.random.default_rng(2)
+    gradients = rng.normal(size=(4, 9))
+    gradients[[1, 3]] = 0
+    present = ms.Tensor(np.float32([1, 0, 1, 0]))
+    gram = ms.Tensor((gradients @ gradients.T).astype(np.float32))
+    expected = weights_of(solvers[2], gradients[[0, 2]])
+    assert 0.1 < expected[0] < 0.9
+    found = solvers[4](gram, present).asnumpy()
+    np.testing.assert_allclose(found, [expected[0], 0, expected[1], 0], atol=1e-6)
 
 
 def test_as_many_gradients_as_it_takes():

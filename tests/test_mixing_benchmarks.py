@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from src.data.mixdata import find_pairs
-from src.data.training import read_pair
+from src.data.pairs import read_pair
 from src.errors import UserError
 from src.loss import KINDS
 from tests.benchmarks import mixing_conflict, mixing_losses, mixing_runs

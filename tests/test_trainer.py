@@ -19,7 +19,7 @@ from src.callbacks import CheckpointSaver, Guard, Position
 from src.config import Config, load_config
 from src.errors import UserError
 from src.midas_net import MidasNet
-from src.run_folder import Checkpoints
+from src.run_folder import Checkpoints, Snapshot
 from src.stop_signals import StopSignals
 from src.train_step import StepOutputs
 from src.trainer import learning_rates, make_optimizer, train
@@ -522,22 +522,22 @@ def mixed_run(mixed_config: Config) -> Path:
 
 
 def test_the_loss_and_weight_of_each_dataset_are_in_the_metrics(mixed_run, mixed_config):
-    own = ["loss_a, b", "loss_c", "weight_a, b", "weight_c"]
+    own = ["loss/a, b", "loss/c", "weight/a, b", "weight/c"]
     rows = read_metrics(mixed_run)
     assert list(rows[0]) == [*METRICS, *own]
     assert len(rows) == 3 * 3  # 6 images, 2 a step
     for row in rows:
-        losses = [row["loss_a, b"], row["loss_c"]]
-        weights = [row["weight_a, b"], row["weight_c"]]
+        losses = [row["loss/a, b"], row["loss/c"]]
+        weights = [row["weight/a, b"], row["weight/c"]]
         assert row["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
         assert sum(weights) == pytest.approx(1, abs=1e-5)
         assert min(weights) >= 0
         assert row["gradient_norm"] > 0
-    assert len({row["weight_c"] for row in rows}) > 1  # solved in each step
+    assert len({row["weight/c"] for row in rows}) > 1  # solved in each step
     log = (mixed_run / "train.log").read_text()
     assert "11 images of 2 datasets, mixing pareto, batch 2 of each, no held-out images" in log
-    assert "weights are used by mixing weighted alone, not by pareto" in log
-    mean = np.mean([row["loss_c"] for row in rows[-3:]])
+    assert "mixdata: its weights count with mixing weighted, not pareto" in log
+    mean = np.mean([row["loss/c"] for row in rows[-3:]])
     assert f", c {mean:.4f} (" in log.splitlines()[-1]
 
 
@@ -573,6 +573,35 @@ def test_a_mixed_run_is_not_continued_with_another_mix(mixed_run, mixed_config, 
     other = mixed_config.model_copy(update={"resume": "auto", key: value})
     with pytest.raises(UserError, match=rf"^resume: {key} is {value}, but was .*--config_path"):
         train(other)
+
+
+def test_other_weights_do_not_stop_a_pareto_run_and_other_masks_do(
+    mixed_root, mixed_run, mixed_config
+):
+    own = (mixed_root / "mixdata.json").read_text()
+    config = mixed_config.model_copy(update={"resume": "auto"})
+    try:
+        (mixed_root / "mixdata.json").write_text(own.replace('"weight": 3', '"weight": 2'))
+        assert train(config).finished
+        mask = '"mask": "a/ReDWeb_V1/RDs/*"'
+        (mixed_root / "mixdata.json").write_text(own.replace('"weight": 3', mask))
+        with pytest.raises(UserError, match="resume: training images is 11, list"):
+            train(config)
+    finally:
+        (mixed_root / "mixdata.json").write_text(own)
+
+
+def test_a_run_of_an_older_version_says_so(mixed_run, mixed_config, monkeypatch):
+    load = Checkpoints.load
+
+    def load_older(self: Checkpoints, path: Path) -> Snapshot:
+        snapshot = load(self, path)
+        del snapshot.facts["shared"]["mixing"]
+        return snapshot
+
+    monkeypatch.setattr(Checkpoints, "load", load_older)
+    with pytest.raises(UserError, match=r"^resume: .* was made before there was mixing; finish it"):
+        train(mixed_config.model_copy(update={"resume": "auto"}))
 
 
 def test_a_dataset_of_weight_0_is_left_out_by_weighted(mixed_root, mixed_config):

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.graph.api import _cell_graph_executor
 
 from src import validation, visualize
-from src.data.training import Pair
+from src.data.mixdata import Pair
 from src.errors import UserError
 from src.loss import ScaleShiftInvariantLoss
 from src.midas_net import MidasNet

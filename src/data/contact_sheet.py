@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 import cv2
@@ -23,6 +24,7 @@ _LEGEND = (
 _RAMP = np.tile(np.linspace(0, 1, 240), (16, 1))
 _UNKNOWN = np.full((16, 16), np.nan)
 _NAME = 38  # characters under a tile
+_WARNING_LINE = 140  # characters: as many digits, wider than most letters, would fit
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,24 @@ class Block:
 
     Attributes:
         title, note: of the dataset.
-        warning: what is wrong with it, or ''.
-        samples: (name, photograph uint8 [H, W, 3], disparity float32 [H, W] with NaN where
-            unknown), up to `COLUMNS`.
+        warnings: what is wrong with it.
+        samples: (name, photograph and target as `tiles` makes them), up to `COLUMNS`.
     """
 
     title: str
     note: str
-    warning: str
+    warnings: list[str]
     samples: list[tuple[str, np.ndarray, np.ndarray]]
+
+
+def tiles(image: np.ndarray, disparity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 [h, w, 3] RGB of a photograph and its target, no larger than `TILE`.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        disparity: float32 [H, W], NaN where unknown; in the picture bright is close.
+    """
+    return _fit(image), _target(disparity)
 
 
 def draw_sheet(blocks: list[Block]) -> np.ndarray:
@@ -78,19 +89,17 @@ def _draw_legend() -> np.ndarray:
 
 def _draw_block(block: Block) -> np.ndarray:
     """A dataset: its title, what is wrong with it, and its samples in two rows."""
-    rows = [
-        [_fit(image) for _, image, _ in block.samples],
-        [_target(disparity) for _, _, disparity in block.samples],
-    ]
+    rows = [[sample[part] for sample in block.samples] for part in (1, 2)]
     heights = [max((len(picture) for picture in row), default=0) for row in rows]
-    lines = 2 + bool(block.warning) + bool(block.samples)
+    warnings = [line for text in block.warnings for line in textwrap.wrap(text, _WARNING_LINE)]
+    lines = 2 + len(warnings) + bool(block.samples)
     sheet, draw = _canvas(lines * _LINE + sum(heights) + 5 * _GAP)
     draw.line((0, 1, _WIDTH, 1), _FAINT, 2)
     _write(draw, (_GAP, _GAP), block.title, 20)
     _write(draw, (_GAP, _GAP + _LINE), block.note, 15, _FAINT)
     top = _GAP + 2 * _LINE
-    if block.warning:
-        _write(draw, (_GAP, top), block.warning, 17, _WARNING)
+    for line in warnings:
+        _write(draw, (_GAP, top), line, 17, _WARNING)
         top += _LINE
     for row, height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):

@@ -24,9 +24,9 @@ import numpy as np
 from scipy import stats
 
 from src.config import DEFAULT_CONFIG
-from src.data.contact_sheet import COLUMNS, Block, draw_sheet
+from src.data.contact_sheet import COLUMNS, Block, draw_sheet, tiles
 from src.data.mixdata import DataSource, Pair, by_dataset, find_pairs
-from src.data.training import read_pair
+from src.data.pairs import read_pair, require_valid_pixels
 from src.data.transforms import unit_range
 from src.errors import Parser, UserError
 from src.image_io import write_image
@@ -61,23 +61,33 @@ class Sample:
 
 @dataclass
 class Findings:
-    """What was found in one dataset: the sample of each pair that was tried, or why it has none."""
+    """What was found in one dataset: the sample of each pair that was tried, or why it has none.
+
+    `refusal` is why a training would not begin with the dataset, or ''.
+    """
 
     source: DataSource
     images: int
     masked: bool
     samples: dict[Pair, Sample] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    refusal: str = ""
 
     @property
-    def problem(self) -> str:
-        """Why the dataset cannot be trained on as it is, or ''."""
+    def problems(self) -> list[str]:
+        """Why the dataset cannot be trained on as it is."""
         tried = len(self.samples) + len(self.unreadable)
+        found = []
         if self.unreadable:
-            return f"{len(self.unreadable)} of {tried} pairs cannot be read"
-        if not any(sample.valid for sample in self.samples.values()):
-            return f"no valid pixel in {tried} targets: check kind, scale, invalid, key and mask"
-        return ""
+            found.append(f"{len(self.unreadable)} of {tried} pairs cannot be read")
+        if self.samples and not any(sample.valid for sample in self.samples.values()):
+            found.append(
+                f"no valid pixel in {len(self.samples)} targets: "
+                "check kind, scale, invalid, key and mask"
+            )
+        elif self.refusal:
+            found.append(self.refusal)
+        return found
 
     @property
     def slopes(self) -> np.ndarray:
@@ -131,8 +141,9 @@ def look_at(pairs: list[Pair], samples: int) -> list[Findings]:
     """Read up to `samples` evenly spaced pairs of each dataset; an unreadable one is noted."""
     found = []
     for indices in by_dataset(pairs).values():
-        chosen = [pairs[index] for index in evenly(indices, samples)]
-        findings = Findings(chosen[0].source, len(indices), chosen[0].mask is not None)
+        members = [pairs[index] for index in indices]
+        chosen = evenly(members, samples)
+        findings = Findings(chosen[0].source, len(members), chosen[0].mask is not None)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = pool.map(_try_to_measure, chosen)
             bar = progress_bar(results, total=len(chosen), desc=findings.source.name, leave=False)
@@ -141,8 +152,18 @@ def look_at(pairs: list[Pair], samples: int) -> list[Findings]:
                     findings.samples[pair] = result
                 else:
                     findings.unreadable.append(result)
+        findings.refusal = _refusal(members)
         found.append(findings)
     return found
+
+
+def _refusal(pairs: list[Pair]) -> str:
+    """Why a training would not begin with this dataset, or ''."""
+    try:
+        require_valid_pixels(pairs, skip_bad=True)  # the unreadable ones are told of already
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _try_to_measure(pair: Pair) -> Sample | str:
@@ -182,8 +203,7 @@ def _facts(findings: Findings) -> Iterator[tuple[str, str]]:
         yield "rows", _rows(findings.slopes)
     if findings.upside_down:
         yield "HINT", findings.upside_down
-    if findings.problem:
-        yield "FAILED", findings.problem
+    yield from (("FAILED", problem) for problem in findings.problems)
 
 
 def _meaning(findings: Findings) -> str:
@@ -260,8 +280,8 @@ def _block(findings: Findings) -> Block:
     return Block(
         title=f"{findings.source.name}: {findings.images} images",
         note=_meaning(findings),
-        warning="; ".join(filter(None, (findings.problem, findings.upside_down))),
-        samples=[(str(pair.image), *read_pair(pair)) for pair in shown],
+        warnings=[*findings.problems, *filter(None, [findings.upside_down])],
+        samples=[(str(pair.image), *tiles(*read_pair(pair))) for pair in shown],
     )
 
 
@@ -291,13 +311,23 @@ def _output(given: Path | None, mixdata: Path) -> Path:
         path = DEFAULT_CONFIG.parent / "output/check" / name
     if path.suffix.lower() != ".png":
         raise UserError(f"--output: {path}: expected a name that ends in .png")
-    if path.exists():
+    # Missing folders are made when the picture is. Path.exists would raise where it may not look.
+    folder = next(filter(os.path.exists, path.parents), path.parent)
+    if not folder.is_dir():
+        raise UserError(f"--output: {folder}: is not a folder, so {path} cannot be written")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--output: {folder}: may not be written to; choose another folder")
+    if os.path.lexists(path):
         raise UserError(f"--output: {path}: is there already; choose another name or remove it")
+    return path
+
+
+def _write(path: Path, sheet: np.ndarray) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output: {path.parent}: no folder for it ({error.strerror})") from None
-    return path
+    write_image(path, sheet)
 
 
 def main() -> None:
@@ -314,8 +344,8 @@ def main() -> None:
     found = look_at(find_pairs(str(root), str(mixdata)), arguments.samples)
     sys.stdout.reconfigure(errors="replace")  # for a console that has no characters for bars
     print("\n\n".join(describe(findings) for findings in found))
-    write_image(output, draw_sheet([_block(findings) for findings in found]))
+    _write(output, draw_sheet([_block(findings) for findings in found]))
     print(f"\npicture    {output}")
-    failed = [findings.source.name for findings in found if findings.problem]
+    failed = [findings.source.name for findings in found if findings.problems]
     if failed:
         raise UserError(f"{arguments.check}: failed the check: {', '.join(failed)}; see above")

@@ -30,6 +30,9 @@ _FORM = (
     '"/ReDWeb_V1/RDs/*"}}'
 )
 _TWO_KEYS = ("img", "depth")
+# Names head columns of tables and label curves and pictures.
+_NAME = re.compile(r"[^\W_][\w .,+()-]{0,59}")
+_NAME_FORM = "at most 60 letters, digits, spaces and _ . , + ( ) -, with a letter or digit first"
 _WILDCARD = re.compile(r"(\*+|\?|\[(?:!.[^]]*|[^!][^]]*)\])")
 
 
@@ -173,7 +176,7 @@ def _read_mixdata(path: Path) -> list[_Dataset]:
         raise UserError(f"{path}: {_FORM}")
     if not content.keys().isdisjoint(_TWO_KEYS):
         return _two_key_form(path, content)
-    entries = [_dataset(path, name, entry) for name, entry in content.items()]
+    entries = [_dataset(path, _name(path, name), entry) for name, entry in content.items()]
     if not any(entry.source.weight for entry in entries):
         raise UserError(
             f"{path}: weight: is 0 in every dataset; give at least one a weight above 0"
@@ -203,12 +206,18 @@ def _two_key_form(path: Path, content: dict[str, Any]) -> list[_Dataset]:
         raise UserError(f"{path}: img names {[*images]}, depth names {[*targets]}; {_FORM}")
     return [
         _Dataset(
-            DataSource(name),
+            DataSource(_name(path, name)),
             _Side(images[name], f"{path}: img.{name}", IMAGE_SUFFIXES),
             _Side(targets[name], f"{path}: depth.{name}", TARGET_SUFFIXES),
         )
         for name in images
     ]
+
+
+def _name(path: Path, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{path}: {name!r} names a dataset; expected {_NAME_FORM}")
+    return name
 
 
 def _glob(value: object) -> str:

@@ -24,8 +24,8 @@ import numpy as np
 
 from src.data import transforms
 from src.data.mixdata import Pair, by_dataset
+from src.data.pairs import read_pair
 from src.errors import UserError, run_program
-from src.image_io import read_grey, read_image, read_target
 
 COLUMNS = ["image", "disparity", "mask"]
 
@@ -71,78 +71,6 @@ class Augmentation:
         )
 
 
-def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] RGB and disparity float32 [H, W], larger is closer, NaN where unknown.
-
-    A raw value of the target times `scale` is disparity or, of kind `depth`, metres, which are
-    inverted here. Unknown is what is not finite or equals `invalid` (compared raw, in float32); of
-    kind `depth` also 0, a hole, and negative values, MegaDepth's mask of ordinal depth. Of kind
-    `disparity` without `invalid` every finite value counts: ReDWeb's 0 is one.
-
-    Where the pair has a mask, its 0 is unknown too.
-
-    Raises:
-        UserError: a file is unreadable, or their sizes differ; names the file.
-    """
-    source = pair.source
-    image, raw = read_image(pair.image), read_target(pair.target, source.key)
-    _check_size(pair, pair.target, raw, image)
-    with np.errstate(all="ignore"):
-        values = raw * np.float32(source.scale)
-        known = np.isfinite(values)
-        if source.kind == "depth":
-            known &= values >= np.finfo(np.float32).tiny  # what is above 0 and has an inverse
-            values = 1 / values
-    if source.invalid is not None:
-        known &= raw != np.float32(source.invalid)
-    if pair.mask is not None:
-        mask = read_grey(pair.mask)
-        _check_size(pair, pair.mask, mask, image)
-        known &= mask != 0
-    values[~known] = np.nan
-    return image, values
-
-
-def _check_size(pair: Pair, path: Path, values: np.ndarray, image: np.ndarray) -> None:
-    if image.shape[:2] != values.shape:
-        raise UserError(
-            f"{path}: {values.shape[1]}x{values.shape[0]} pixels, but {pair.image} "
-            f"has {image.shape[1]}x{image.shape[0]}; expected equal sizes"
-        )
-
-
-def require_valid_pixels(pairs: list[Pair], samples: int = 100, skip_bad: bool = False) -> None:
-    """Raise if a dataset has no valid pixel in its first targets, which no training would notice.
-
-    Args:
-        samples: how many pairs of each dataset to read, in their order, at most; normally the
-            first is enough.
-        skip_bad: count an unreadable pair as one without valid pixels.
-
-    Raises:
-        UserError: a dataset without a single valid pixel in them; or, unless `skip_bad`, an
-            unreadable pair among those that were read.
-    """
-    for name, indices in by_dataset(pairs).items():
-        first = [pairs[index] for index in indices[:samples]]
-        if not any(_has_valid_pixel(pair, skip_bad) for pair in first):
-            raise UserError(
-                f"{name}: not one valid pixel in the first {len(first)} of its {len(indices)} "
-                f"targets, such as {first[0].target}; check kind, scale, invalid, key and mask of "
-                "its entry in mixdata"
-            )
-
-
-def _has_valid_pixel(pair: Pair, skip_bad: bool) -> bool:
-    try:
-        _, disparity = read_pair(pair)
-    except UserError:
-        if not skip_bad:
-            raise
-        return False
-    return bool(np.isfinite(disparity).any())
-
-
 class TrainingData:
     """Random access to the augmented samples of one process, of one dataset or several.
 
@@ -166,7 +94,8 @@ class TrainingData:
         batch_size: images of each dataset per step and process.
         rank: of this process, in [0, ranks).
         ranks: processes that share the data.
-        skip_bad: put the next image of the dataset in the place of an unreadable one.
+        skip_bad: put the next image of the dataset in the place of an unreadable one, up to 1 %
+            of the dataset.
         epoch_images: of all datasets and processes in an epoch, rounded up to whole steps; 0: one
             pass over the largest dataset.
 
@@ -213,7 +142,8 @@ class TrainingData:
         # Files that could not be read. Raised in a worker, such an error would come out of
         # MindSpore as pages of text, so the trainer looks here after every step instead.
         self.errors: list[UserError] = []
-        self._bad: dict[int, str] = {}  # index of a pair that was replaced -> why
+        # Of each dataset, index of a pair that was replaced -> why.
+        self._bad: list[dict[int, str]] = [{} for _ in members]
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -256,34 +186,36 @@ class TrainingData:
             else:
                 rng = np.random.default_rng((self.seed, turn, index))
                 return self.augment(*pair, rng)
-        else:
-            name = self.pairs[index].source.name
-            self.errors.append(
-                UserError(f"{name}: none of its images can be read; mend or remove it")
-            )
         size = (self.augment.height, self.augment.width)
         empty = np.zeros(size, np.float32)
         return np.zeros((3, *size), np.float32), empty, empty
 
     def _from(self, index: int) -> Iterator[int]:
         """The pairs of one dataset, from `index` on and around."""
-        members = self._members[self.datasets.index(self.pairs[index].source.name)]
+        members = self._members[self._dataset_of(index)]
         start = int(np.searchsorted(members, index))
         return (int(members[(start + i) % len(members)]) for i in range(len(members)))
 
+    def _dataset_of(self, index: int) -> int:
+        return self.datasets.index(self.pairs[index].source.name)
+
     def _note(self, index: int, error: UserError) -> None:
-        """Keep the error: as one that stops the run, or, past 1 % of all pairs, as one of them."""
+        """Keep the error as one that stops the run, or count it: past 1 % of its dataset, the count
+        is an error, so the search for a replacement ends."""
         if not self.skip_bad:
             self.errors.append(error)
             return
+        dataset = self._dataset_of(index)
         with self._lock:
-            self._bad.setdefault(index, str(error))
-            bad, total = len(self._bad), len(self)
+            found = self._bad[dataset]
+            found.setdefault(index, str(error))
+            bad, total = len(found), len(self._members[dataset])
             if 100 * bad > total and not self.errors:
+                name = f"{self.datasets[dataset]}: " if len(self.datasets) > 1 else ""
                 self.errors.append(
                     UserError(
-                        f"{bad} of {total} images ({100 * bad / total:.1f} %) cannot be read, more "
-                        f"than 1 %; first: {self._bad[min(self._bad)]}; mend or remove them"
+                        f"{name}{bad} of {total} images ({100 * bad / total:.1f} %) cannot be "
+                        f"read, more than 1 %; first: {found[min(found)]}; mend or remove them"
                     )
                 )
 
@@ -291,7 +223,8 @@ class TrainingData:
     def skipped(self) -> dict[Path, str]:
         """The image of each unreadable pair that was replaced so far -> why, naming the file."""
         with self._lock:
-            return {self.pairs[index].image: self._bad[index] for index in sorted(self._bad)}
+            found = sorted(item for bad in self._bad for item in bad.items())
+        return {self.pairs[index].image: why for index, why in found}
 
     def order(self, dataset: int, turn: int) -> np.ndarray:
         """The indices of a dataset's pairs in pass `turn` (both from 0): int64 [N], read-only."""
@@ -356,6 +289,6 @@ def make_dataset(data: TrainingData, workers: int, epoch: int = 0, step: int = 0
 
 
 if __name__ == "__main__":
-    from src.data.mix_check import main  # which imports this module
+    from src.data.mix_check import main  # a training has no use for it
 
     run_program(main)

@@ -15,6 +15,8 @@ Network, learning rates (Adam 1e-3, linear decay) and weight of gradient matchin
 scripts/quickstart.yaml for all six, nothing was tuned for one of them. The input is smaller, and
 the numbers of steps and pictures are what 45 minutes on two cores allow. So few steps show how the
 objectives compare early in a training of a small network from random weights, not what they reach.
+Pareto mixing also has each style alone in batch norm, where naive mixing has both together, and the
+evaluation uses the common moving statistics: that, too, is in the difference between the rows.
 
 All goes to a folder that a second call with the same settings goes on in: what was rendered and the
 trainings that were finished are kept (runs/<loss>-<mixing>-<seed>.json), one that was interrupted
@@ -67,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--steps", type=int, default=300, help="of a training (default %(default)s)")
     add("--train", type=int, default=300, help="pictures of each style (default %(default)s)")
     add("--test", type=int, default=24, help="test pictures of each (default %(default)s)")
-    output = Path("output", "mixing_losses")
+    output = ROOT / "output" / "mixing_losses"
     add("--output", type=Path, default=output, help="folder to go on in (default %(default)s)")
     options = parser.parse_args()
     for name in ("seeds", "steps", "train", "test"):

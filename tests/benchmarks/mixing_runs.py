@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +13,10 @@ import mindspore as ms
 
 from src import checkpoint
 from src.config import Config
-from src.errors import EXIT_STOPPED
 from src.midas_net import MidasNet
 from src.run_folder import Checkpoints
-from src.trainer import train
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_first_weights(config: Config, seed: int, path: Path) -> None:
@@ -24,11 +26,18 @@ def write_first_weights(config: Config, seed: int, path: Path) -> None:
 
 
 def last_weights(config: Config) -> Path:
-    """Train, and find the checkpoint at the end. A training that was stopped ends the program."""
-    outcome = train(config)
-    if not outcome.finished:
-        sys.exit(EXIT_STOPPED)
-    return Checkpoints(outcome.run, config.keep_checkpoint_max).newest()
+    """Train in a process of its own, which finds its compiled graph, and find the last checkpoint.
+
+    A training that does not finish ends the program with its exit code.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.yaml")
+        config.save(path)
+        command = [sys.executable, ROOT / "midas_train.py", "--config_path", path]
+        if code := subprocess.run(command, check=False).returncode:
+            sys.exit(code)  # the training has said why
+    run = Path(config.run_path, config.run_name)
+    return Checkpoints(run, config.keep_checkpoint_max).newest()
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -135,7 +135,7 @@ def time_steps(config_path: Path, size: int, runs: int) -> None:
     run_torch = torch_step(reference, batch, config, rates)
     step = bare_step.make_step(config, network)
     tensors = tuple(ms.Tensor(values) for values in batch)
-    outputs = StepOutputs(*step(*tensors).asnumpy().tolist())
+    outputs = StepOutputs.read(step(*tensors).asnumpy().tolist())
     compare("loss", outputs.loss, float(run_torch()), LOSS_TOLERANCE)
     norms = [part.grad.norm() for part in reference.parameters() if part.grad is not None]
     norm = float(torch.stack(norms).norm())

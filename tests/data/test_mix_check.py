@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from src.data import mix_check
-from src.data.contact_sheet import Block, draw_sheet
+from src.data.contact_sheet import Block, draw_sheet, tiles
 from src.data.mixdata import DataSource, Pair
 from src.errors import UserError
 from tests import file_formats
@@ -240,6 +241,32 @@ def test_a_dataset_without_a_valid_pixel_fails(tmp_path, check):
     assert line(printed, "FAILED") == expected
 
 
+def test_a_dataset_that_a_training_would_refuse_fails(tmp_path, check):
+    """Only the last of 101 maps, 99.npy by name, has valid pixels; a training looks at 100."""
+    maps = [[[0, 0]]] * 99 + [[[0, 5]], [[0, 0]]]
+    late = put_pairs(tmp_path, "late", maps) | {"kind": "depth"}
+    soon = put_pairs(tmp_path, "soon", maps[:100]) | {"kind": "depth"}
+    path = put_mix(tmp_path, soon=soon, late=late)
+    printed, error = check("--check", path, "--samples", 2)
+    assert error == f"{path}: failed the check: late; see above"
+    assert line(printed.split("late:")[1], "valid").endswith("1 of 2 targets have none")
+    assert line(printed, "FAILED") == (
+        f"late: not one valid pixel in the first 100 of its 101 targets, such as "
+        f"{tmp_path}/late/map/0.npy; check kind, scale, invalid, key and mask of its entry in "
+        "mixdata"
+    )
+
+
+def test_unreadable_pairs_and_no_valid_pixel_are_both_told(tmp_path, check):
+    globs = put_pairs(tmp_path, "a", [[[0, 0]]] * 3) | {"kind": "depth"}
+    (tmp_path / "a/map/1.npy").write_bytes(b"?")
+    printed, _ = check("--check", put_mix(tmp_path, a=globs))
+    assert re.findall(r"^  FAILED +(.*)$", printed, re.MULTILINE) == [
+        "1 of 3 pairs cannot be read",
+        "no valid pixel in 2 targets: check kind, scale, invalid, key and mask",
+    ]
+
+
 # --- The sheet ----------------------------------------------------------------------------------
 
 
@@ -259,10 +286,10 @@ def target_below(sheet: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 def sheet_of(*samples: tuple[tuple[int, int, int], np.ndarray]) -> np.ndarray:
     photos = [np.full((*values.shape, 3), colour, np.uint8) for colour, values in samples]
     shown = [
-        ("name", photo, values.astype(np.float32))
+        ("name", *tiles(photo, values.astype(np.float32)))
         for photo, (_, values) in zip(photos, samples, strict=True)
     ]
-    return draw_sheet([Block("title", "note", "", shown)])
+    return draw_sheet([Block("title", "note", [], shown)])
 
 
 def near(pixel: np.ndarray, colour: tuple[int, int, int]) -> bool:
@@ -298,11 +325,73 @@ def test_every_point_of_a_sparse_map_shows():
 
 def test_a_title_a_warning_and_names_are_written(tmp_path):
     def ink(title: str, warning: str, name: str) -> int:
-        sample = (name, np.full((90, 120, 3), 255, np.uint8), np.full((90, 120), NAN, np.float32))
-        return np.count_nonzero(draw_sheet([Block(title, "", warning, [sample])]) < 100)
+        white = np.full((90, 120, 3), 255, np.uint8)
+        block = Block(title, "", [warning] if warning else [], [(name, white, white)])
+        return np.count_nonzero(draw_sheet([block]) < 100)
 
     bare = ink("", "", "")
     assert all(ink(*text) > bare for text in (("MMM", "", ""), ("", "MMM", ""), ("", "", "MMM")))
+
+
+RED = (192, 0, 0)  # of warnings
+LONG = "no valid pixel in /a/long/path/0123456789/to/a/map.npy " * 4  # two lines
+
+
+@pytest.mark.parametrize(
+    ("warnings", "lines"), [([], 0), (["M"], 1), (["M"] * 3, 3), (["M", LONG], 3)]
+)
+def test_every_warning_is_a_line_of_its_own_and_a_long_one_is_continued(warnings, lines):
+    bare = draw_sheet([Block("title", "note", [], [])])
+    sheet = draw_sheet([Block("title", "note", warnings, [])])
+    assert len(sheet) == len(bare) + 24 * lines
+    assert sheet.shape[1] == 1496
+    rows, columns = np.nonzero((sheet == RED).all(axis=2))
+    # The legend is 64 high; in a block, two lines of text come before, 24 each, and 8 above them.
+    assert {(row - 64 - 8 - 48) // 24 for row in rows} == set(range(lines))
+    assert columns.max(initial=0) < 1496 - 8  # nothing is cut off
+
+
+def test_problems_and_hint_are_warnings_on_the_sheet(tmp_path, check, monkeypatch):
+    blocks = []
+    draw = mix_check.draw_sheet
+    monkeypatch.setattr(mix_check, "draw_sheet", lambda given: blocks.extend(given) or draw(given))
+    entries = {name: put_pairs(tmp_path, name, [UP[::-1]] * 2) for name in "ab"}
+    (tmp_path / "a/map/1.npy").write_bytes(b"?")
+    entries["b"]["kind"] = "depth"  # then nothing is wrong
+    check("--check", put_mix(tmp_path, **entries))
+    first, second = (block.warnings for block in blocks)
+    assert first[0] == "1 of 2 pairs cannot be read"
+    assert first[1].startswith("in 1 of 1 samples the bottom is farther than the top")
+    assert (len(first), second) == (2, [])
+
+
+def test_photographs_are_small_before_the_next_is_read(tmp_path, check, monkeypatch):
+    """Two datasets of six: none is kept in full size, neither for the block nor for the sheet."""
+    entries = {name: put_pairs(tmp_path, name, [np.eye(400)] * 6) for name in "ab"}
+    read, draw = mix_check.read_pair, mix_check.draw_sheet
+    kept, alive = [], []
+
+    def count() -> None:
+        alive.append(sum(array() is not None for array in kept))
+
+    def counting_read(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+        count()
+        arrays = read(pair)
+        kept.extend(map(weakref.ref, arrays))
+        return arrays
+
+    def counting_draw(blocks: list[Block]) -> np.ndarray:
+        count()
+        assert {part.shape for block in blocks for _, *s in block.samples for part in s} == {
+            (180, 180, 3)
+        }
+        return draw(blocks)
+
+    monkeypatch.setattr(mix_check, "read_pair", counting_read)
+    monkeypatch.setattr(mix_check, "draw_sheet", counting_draw)
+    assert check("--check", put_mix(tmp_path, **entries))[1] == ""
+    assert len(kept) == 2 * (12 + 12)  # all are measured, then all are drawn
+    assert alive[-13:] == [0] * 13
 
 
 def test_the_sheet_has_the_samples_of_every_dataset(tmp_path, check):
@@ -350,7 +439,7 @@ def test_globs_are_looked_up_under_the_folder_of_the_file_or_the_one_given(
         (["--samples", "x"], "argument --samples: invalid int value: 'x'"),
         (["--output", "there.png"], "is there already; choose another name"),
         (["--output", "sheet.jpg"], "expected a name that ends in .png"),
-        (["--output", "mix.json/sheet.png"], "no folder for it"),
+        (["--output", "mix.json/sheet.png"], "mix.json: is not a folder"),
         (["--check", "none.json"], "none.json: no such file; --check takes a mixdata.json"),
         (["--train_data"], "expected one argument"),
         (["--depth"], "unrecognized arguments: --depth"),
@@ -367,6 +456,49 @@ def test_a_wrong_command_line_is_one_line_before_anything_is_read(
     assert expected in error
     assert "\n" not in error
     assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+def test_a_mix_that_cannot_be_read_leaves_no_folder(tmp_path, check):
+    path = put_mix(tmp_path, a={"image": "none/*", "depth": "none/*"})
+    for arguments in ((), ("--output", tmp_path / "new/folder/sheet.png")):
+        printed, error = check("--check", path, *arguments)
+        assert (printed, error[: len(str(path))]) == ("", str(path))
+        assert [*tmp_path.iterdir()] == [path]
+
+
+def test_folders_of_the_picture_are_made_with_it(tmp_path, check):
+    output = tmp_path / "new/folder/sheet.png"
+    path = put_mix(tmp_path, a=put_pairs(tmp_path, "a", [UP]))
+    assert check("--check", path, "--output", output)[1] == ""
+    assert output.stat().st_size > 0
+
+
+@pytest.mark.parametrize("folder", ["locked", "locked/new/folder"])
+def test_a_folder_that_may_not_be_written_to_is_told_before_anything_is_read(
+    tmp_path, check, monkeypatch, folder
+):
+    """Root may write anywhere, so the system's answer is made up."""
+    (tmp_path / "locked").mkdir()
+    asked = []
+
+    def access(path: Path, mode: int) -> bool:
+        asked.append((Path(path), mode))
+        return False
+
+    monkeypatch.setattr(mix_check.os, "access", access)
+    path = put_mix(tmp_path, a={"image": "none/*", "depth": "none/*"})
+    printed, error = check("--check", path, "--output", tmp_path / folder / "sheet.png")
+    assert printed == ""
+    assert error == (f"--output: {tmp_path}/locked: may not be written to; choose another folder")
+    assert asked == [(tmp_path / "locked", os.W_OK | os.X_OK)]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, check):
+    path = put_mix(tmp_path, a=put_pairs(tmp_path, "a", [UP]))
+    output = tmp_path / ("x" * 300) / "sheet.png"  # names have at most 255 bytes
+    printed, error = check("--check", path, "--output", output)
+    assert printed.startswith("a: 1 images")
+    assert error == f"--output: {output.parent}: no folder for it (File name too long)"
 
 
 def test_it_is_started_as_a_module_and_ends_with_the_exit_code(tmp_path):

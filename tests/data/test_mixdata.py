@@ -321,6 +321,48 @@ def test_weights_that_are_all_0_are_refused(tmp_path, count):
     assert refusal(tmp_path) == f"{path}: {expected}"
 
 
+NAMES = "at most 60 letters, digits, spaces and _ . , + ( ) -, with a letter or digit first"
+
+
+@pytest.mark.parametrize("form", ["entries", "img and depth"])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("$a$", "'$a$'"),  # would be a formula in a plot
+        ("a$", "'a$'"),
+        ("a\n", r"'a\n'"),
+        ("a\nb", r"'a\nb'"),
+        ("a\tb", r"'a\tb'"),
+        ("_a", "'_a'"),  # would not be in a legend
+        (" a", "' a'"),
+        ("-a", "'-a'"),
+        ("", "''"),
+        ("a/b", "'a/b'"),
+        ('a"b', "'a\"b'"),
+        ("a=b", "'a=b'"),
+        ("a\u2028b", r"'a\u2028b'"),
+        ("x" * 61, f"'{'x' * 61}'"),
+    ],
+)
+def test_a_name_that_would_spoil_tables_or_plots_is_refused(tmp_path, form, name, shown):
+    both = {"img": {name: "a/*"}, "depth": {name: "d/*"}}
+    entries = {name: {"image": "a/*", "depth": "d/*"}}
+    path = write_mix(tmp_path, both if form == "img and depth" else entries)
+    assert refusal(tmp_path) == f"{path}: {shown} names a dataset; expected {NAMES}"
+
+
+@pytest.mark.parametrize("form", ["entries", "img and depth"])
+@pytest.mark.parametrize(
+    "name", ["RW", "3D Movies", "a_b.c,d+(e)-f", "Größe 2", "深度", "x" * 60, "DIML-indoor", "0"]
+)
+def test_names_have_letters_of_any_language_digits_and_some_signs(tmp_path, form, name):
+    put_all(tmp_path, "a/0.jpg", "a/0.png")
+    both = {"img": {name: "a/*.jpg"}, "depth": {name: "a/*.png"}}
+    entries = {name: {"image": "a/*.jpg", "depth": "a/*.png"}}
+    write_mix(tmp_path, both if form == "img and depth" else entries)
+    assert [pair.source.name for pair in find_pairs(str(tmp_path), "mixdata.json")] == [name]
+
+
 # --- Masks --------------------------------------------------------------------------------------
 
 MASKED = {"image": "*/i/*.jpg", "depth": "*/d/*.png", "mask": "*/m/*.png"}

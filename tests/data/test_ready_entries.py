@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from src.data.mixdata import find_pairs
-from src.data.training import read_pair
+from src.data.pairs import read_pair
 from tests import file_formats
 
 ENTRIES = json.loads((Path(__file__).parents[2] / "docs/mixdata.json").read_text())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import mindspore as ms
 import numpy as np
 import pytest
@@ -54,6 +55,21 @@ def weights(tmp_path_factory, small_network) -> dict[str, Path]:
     return files
 
 
+REDWEB = {"image": "ReDWeb_V1/Imgs/*", "depth": "ReDWeb_V1/RDs/*"}
+KITTI = {"image": "Kitti_raw_data/*/image/*", "depth": "Kitti_raw_data/*/depth/*"}  # all 2560
+HDF5 = {"image": "mega/*.jpg", "depth": "mega/*.h5", "kind": "depth"}  # with /depths inside
+BAD_MIXES = {
+    "nothing": {"A": REDWEB | {"depth": "none/*"}},
+    "lengths": {"A": REDWEB | {"depth": "ReDWeb_V1/RDs/[0-2].png"}},
+    "no_key": {"A": REDWEB, "B": HDF5},
+    "other_key": {"A": REDWEB, "B": HDF5 | {"key": "/depth"}},
+    "unknown": {"A": REDWEB, "B": KITTI | {"invalid": 2560}},
+    "negative": {"A": REDWEB | {"weight": -1}},
+    "weightless": {"A": REDWEB | {"weight": 0}, "B": KITTI | {"weight": 0}},
+    "formula": {"A": REDWEB, "$B$": KITTI},
+}
+
+
 @pytest.fixture
 def place(tmp_path, small_network) -> Path:
     """A folder with a good input for every program, to be spoilt; programs run in it."""
@@ -76,6 +92,11 @@ def place(tmp_path, small_network) -> Path:
     put(data / "Kitti_raw_data/drive/depth/0.png", file_formats.png(depth))
     put(data / "Sintel/final_left/alley/0.png", file_formats.png(photograph(0)))
     put(data / "Sintel/depth/alley/0.dpt", file_formats.dpt(depth / 256))
+    put(data / "mega/0.jpg", jpeg(photograph(0)))
+    with h5py.File(data / "mega/0.h5", "w") as file:
+        file["depths"] = depth / 256
+    for name, mix in BAD_MIXES.items():
+        put(data / f"{name}.json", json.dumps(mix).encode())
     put(tmp_path / "photographs/0.jpg", jpeg(photograph(0)))
     return tmp_path
 
@@ -160,6 +181,19 @@ TRAIN = ("midas_train.py", "--run_path", "runs")
         pytest.param((*EVAL, "--data_name", "Kiti"), ["data_name", "Kiti", "Kitti"], id="no name"),
         pytest.param(
             (*EVAL, "--run_distribute", "True"), ["run_distribute", "src.launch"], id="alone"
+        ),
+        *(
+            pytest.param((*TRAIN, "--mixdata", f"{name}.json"), parts, id=f"mix {name}")
+            for name, parts in (
+                ("nothing", ["nothing.json: A.depth: no ", "data/none/*"]),
+                ("lengths", ["Imgs/3.jpg: has no target", "4 images and 3 targets"]),
+                ("no_key", ["no_key.json: B.key: missing", "mega/0.h5"]),
+                ("other_key", ["mega/0.h5: has no dataset '/depth', but /depths"]),
+                ("unknown", ["B: not one valid pixel in the first 1 of its 1", "depth/0.png"]),
+                ("negative", ["negative.json: A.weight: got -1", "at least 0"]),
+                ("weightless", ["weightless.json: weight: is 0 in every dataset"]),
+                ("formula", ["formula.json: '$B$' names a dataset", "letter or digit first"]),
+            )
         ),
     ],
 )
