@@ -128,8 +128,7 @@ def train(config: Config) -> Outcome:
         if snapshot is not None:
             training.go_on_from(snapshot)
         LOG.info(origin)
-        if config.mixing != "weighted" and set(training.weights) != {1}:
-            LOG.warning("mixdata: its weights count with mixing weighted, not %s", config.mixing)
+        training.note_mixing()
         if writes:  # a run that goes on may have other values
             _save_config(config, run / run_folder.CONFIG)
         try:
@@ -145,6 +144,8 @@ def _split(config: Config) -> tuple[list[Pair], list[Pair]]:
     """Pairs to train on, and held-out ones."""
     pairs = find_pairs(config.train_data_dir, config.mixdata)
     if config.mixing == "weighted":
+        if unused := {pair.source.name for pair in pairs if pair.source.weight == 0}:
+            LOG.info("mixdata: weight 0, so left out: %s", ", ".join(sorted(unused)))
         pairs = [pair for pair in pairs if pair.source.weight]
     if config.mixing == "pareto" and (count := len(by_dataset(pairs))) > MAX_GRADIENTS:
         raise UserError(
@@ -180,7 +181,8 @@ def _choose_run(config: Config) -> tuple[Path | None, Path | None]:
         return run_folder.run_of(Path(config.resume)), Path(config.resume)
     run = run_folder.find(Path(config.run_path), config.run_name)
     if run is None:
-        LOG.info("resume: no run in %s to continue, so a new one begins", config.run_path)
+        wanted = f"run {config.run_name}" if config.run_name else "run"
+        LOG.warning("resume: no %s in %s, so a new one begins", wanted, config.run_path)
         return None, None
     return run, Checkpoints(run, config.keep_checkpoint_max).newest()
 
@@ -269,6 +271,14 @@ class _Training:
                     f"{key}: {value} in process {self.rank}, but {first[key]} in the first; give "
                     "all machines the same configuration and data"
                 )
+
+    def note_mixing(self) -> None:
+        """Say what of the configuration and mixdata.json has no effect."""
+        mixing = self.config.mixing
+        if mixing != "weighted" and set(self.weights) != {1}:
+            LOG.warning("mixdata: the datasets' weights are ignored, for mixing is %s", mixing)
+        if mixing != "naive" and len(self.weights) == 1:
+            LOG.warning("mixing: there is one dataset, so %s has nothing to mix", mixing)
 
     def run_steps(self) -> bool:
         """Train to the end, or until a signal stops it; whether it came to the end."""
@@ -487,12 +497,13 @@ def _values(config: Config, keys: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _list_of(pairs: Sequence[Pair]) -> str:
-    """Their number, and a digest of names and meaning, wherever the folders are."""
+    """Their number, their datasets, and a digest of names and meaning, wherever the folders are."""
     lines = "\n".join(
         f"{replace(p.source, weight=1.0)} {p.image.name} {p.target.name} {p.mask and p.mask.name}"
         for p in pairs
     )
-    return f"{len(pairs)}, list {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
+    datasets = ", ".join(by_dataset(pairs))
+    return f"{len(pairs)} of {datasets}, list {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
 
 
 def _augmentation(config: Config) -> Augmentation:

@@ -536,7 +536,7 @@ def test_the_loss_and_weight_of_each_dataset_are_in_the_metrics(mixed_run, mixed
     assert len({row["weight/c"] for row in rows}) > 1  # solved in each step
     log = (mixed_run / "train.log").read_text()
     assert "11 images of 2 datasets, mixing pareto, batch 2 of each, no held-out images" in log
-    assert "mixdata: its weights count with mixing weighted, not pareto" in log
+    assert "mixdata: the datasets' weights are ignored, for mixing is pareto" in log
     mean = np.mean([row["loss/c"] for row in rows[-3:]])
     assert f", c {mean:.4f} (" in log.splitlines()[-1]
 
@@ -585,7 +585,7 @@ def test_other_weights_do_not_stop_a_pareto_run_and_other_masks_do(
         assert train(config).finished
         mask = '"mask": "a/ReDWeb_V1/RDs/*"'
         (mixed_root / "mixdata.json").write_text(own.replace('"weight": 3', mask))
-        with pytest.raises(UserError, match="resume: training images is 11, list"):
+        with pytest.raises(UserError, match="resume: training images is 11 of a, b, c, list"):
             train(config)
     finally:
         (mixed_root / "mixdata.json").write_text(own)
@@ -604,17 +604,19 @@ def test_a_run_of_an_older_version_says_so(mixed_run, mixed_config, monkeypatch)
         train(mixed_config.model_copy(update={"resume": "auto"}))
 
 
-def test_a_dataset_of_weight_0_is_left_out_by_weighted(mixed_root, mixed_config):
+def test_a_dataset_of_weight_0_is_left_out_by_weighted(mixed_root, mixed_config, caplog):
     """So the one that is left is the whole loss; `epoch_images` 8 are four steps of it."""
     write_mix(mixed_root, "zero.json", {"a": ("a", {}), "none": ("c", {"weight": 0})})
     changes = {"mixing": "weighted", "mixdata": "zero.json", "run_name": "weighted"}
     changes |= {"epoch_size": 1, "epoch_images": 8}
     run = train(mixed_config.model_copy(update=changes)).run
+    assert "mixdata: weight 0, so left out: none" in caplog.messages
     rows = read_metrics(run)
     assert list(rows[0]) == METRICS
     assert len(rows) == 4
     log = (run / "train.log").read_text()
     assert "6 images, batch 2" in log
+    assert "mixing: there is one dataset, so weighted has nothing to mix" in log
 
 
 def test_more_datasets_than_pareto_takes_are_one_line(mixed_root, mixed_config):
