@@ -5,7 +5,8 @@
 #
 # EXTRAS is a comma-separated list of the extras of pyproject.toml; demo when not given, "" for none.
 # A second run does nothing; asking for more extras adds them; an interrupted run is repaired by the
-# next one. The extra dev also installs Debian's package chromium, where that can be done.
+# next one. The extras dev and infer310 also install Debian packages, where that can be done: the
+# browser chromium, and what builds ascend310_infer (cmake, make, g++, OpenCV).
 #   PYTHON        the Python to build .venv from, where the first fitting one on PATH is not wanted
 #   MIDAS_PYTHON  an interpreter that has MindSpore already (GPU, Ascend): checked, nothing installed
 set -euo pipefail
@@ -106,6 +107,8 @@ part_size_mb() {
         demo) echo 450 ;;
         gpu) echo 6200 ;;
         dev) echo 350 ;;
+        onnx) echo 550 ;;
+        infer310) echo 350 ;;
         *) echo 500 ;;
     esac
 }
@@ -226,33 +229,68 @@ on_interrupt() {
     exit 130
 }
 
-# ---- the browser that the test of the report page loads it in ----
+# ---- Debian packages, which some extras take besides Python's ----
 
-has_browser() {
-    [[ ",$1," != *,dev,* ]] || command -v chromium >/dev/null
+debian_packages() {
+    case "$1" in
+        dev) echo chromium ;; # the test of the report page loads it there
+        infer310) echo cmake make g++ libopencv-imgcodecs-dev libopencv-imgproc-dev ;;
+    esac
 }
 
-# Never a reason to fail: everything but one test works without it.
-install_browser() {
-    local as_root=() problem="" log="$VENV/chromium.log"
+# Whatever brought them: the commands and headers count, not the packages.
+has_debian_packages() {
+    case "$1" in
+        dev) command -v chromium ;;
+        infer310) command -v cmake && command -v make && command -v c++ && has_opencv ;;
+    esac >/dev/null
+}
+
+has_opencv() {
+    local header="include/opencv4/opencv2/imgcodecs.hpp"
+    [[ -n "${OpenCV_DIR:-}" || -f "/usr/$header" || -f "/usr/local/$header" ]]
+}
+
+# The extras among these whose Debian packages are not there.
+without_debian_packages() {
+    local extra
+    for extra in ${1//,/ }; do
+        [[ -z "$(debian_packages "$extra")" ]] || has_debian_packages "$extra" || echo "$extra"
+    done
+}
+
+# Never a reason to fail: the rest works without them.
+install_debian_packages() {
+    local extra="$1" as_root=() packages=() problem="" log="$VENV/apt-$1.log"
+    read -r -a packages <<<"$(debian_packages "$extra")"
     [[ "$(id -u)" == 0 ]] || as_root=(sudo -n)
     if ! command -v apt-get >/dev/null; then
         problem="this machine has no apt-get"
     elif ! "${as_root[@]}" true 2>/dev/null; then
         problem="not root, and sudo is missing or asks for a password"
     else
-        say "installing Debian's package chromium (apt-get's log: $log)"
-        apt_install_browser >"$log" 2>&1 || problem="apt-get could not install it (log: $log)"
+        say "installing Debian's ${packages[*]} (apt-get's log: $log)"
+        apt_install "${packages[@]}" >"$log" 2>&1 || problem="apt-get could not install them (log: $log)"
     fi
     [[ -z "$problem" ]] ||
-        say "no chromium, so its test will be skipped: $problem; 'apt-get install chromium' as root adds it"
+        say "$(what_is_lost "$extra"): $problem; 'apt-get install ${packages[*]}' as root adds it"
 }
 
-apt_install_browser() {
+what_is_lost() {
+    case "$1" in
+        dev) echo "no chromium, so its test will be skipped" ;;
+        infer310) echo "not all that builds ascend310_infer is there, so it will not run" ;;
+    esac
+}
+
+apt_install() {
+    local package
     run_apt update || return
-    # Ubuntu has a package of that name that only stands for a snap: it has no version of its own.
-    [[ -n "$(apt-cache madison chromium)" ]] || return
-    run_apt install --yes --no-install-recommends chromium
+    for package in "$@"; do
+        # Ubuntu has a chromium that only stands for a snap: it has no version of its own.
+        [[ -n "$(apt-cache madison "$package")" ]] || return
+    done
+    run_apt install --yes --no-install-recommends "$@"
 }
 
 run_apt() {
@@ -267,6 +305,8 @@ modules_of() {
         convert) echo torch ;;
         gpu) echo nvidia.{cuda_runtime,cuda_nvrtc,cublas,cudnn,cufft,curand,cusolver,cusparse} ;;
         dev) echo pytest hypothesis ruff playwright ;;
+        onnx) echo onnx onnxruntime openvino ;;
+        infer310) echo openvino ;;
     esac
 }
 
@@ -308,14 +348,14 @@ set_up() {
 
 main() {
     (($# <= 1)) || fail "usage: bash scripts/setup.sh [EXTRAS, comma-separated: $(known_extras | paste -sd, -)]"
-    local extras
+    local extras extra
     extras="$(normalise_extras "${1-demo}")"
     check_extras "$extras"
     if [[ -n "${MIDAS_PYTHON:-}" ]]; then
         check_own_python "$extras"
         return
     fi
-    if is_ready "$extras" && has_browser "$extras"; then
+    if is_ready "$extras" && [[ -z "$(without_debian_packages "$extras")" ]]; then
         return
     fi
 
@@ -324,7 +364,9 @@ main() {
     exec 9<>"$PROJECT"
     flock --nonblock 9 || { say "waiting for another set-up to finish" && flock 9; }
     is_ready "$extras" || set_up "$extras"
-    has_browser "$extras" || install_browser
+    for extra in $(without_debian_packages "$extras"); do
+        install_debian_packages "$extra"
+    done
 }
 
 main "$@"

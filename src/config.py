@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,6 +47,17 @@ def _single_folder_name(value: str) -> str:
 def _json_file(value: str) -> str:
     if Path(value).suffix != ".json":
         raise ValueError("should end in .json; its log and details are written beside it")
+    return value
+
+
+def _sizes(value: str) -> str:
+    for size in filter(None, value.split(",")):
+        sides = re.fullmatch(r" *([0-9]{1,6})x([0-9]{1,6}) *", size)
+        if not sides or any(int(side) % SIZE_MULTIPLE or not int(side) for side in sides.groups()):
+            raise ValueError(
+                f"expected HEIGHTxWIDTH, multiples of {SIZE_MULTIPLE}, several by comma, such as "
+                "384x384,160x384"
+            )
     return value
 
 
@@ -159,8 +171,15 @@ class Config(BaseModel):
     align: FilePath
     align_max_depth: Annotated[float, Field(gt=0, le=1e6)]
     model_weights: FilePath
-    file_format: Literal["MINDIR"]
+    onnx_runtime: Literal["openvino", "onnxruntime"]
+    onnx_precision: Literal["float32", "bfloat16"]
+    file_format: Literal["MINDIR", "AIR", "ONNX"]
     export_path: FilePath
+    export_size: Annotated[Text, AfterValidator(_sizes)]
+    for_: Annotated[Text, Field(alias="for")]  # a word of Python's own
+    export_batch: Count
+    fold_bn: bool
+    result_path: FilePath
 
     @field_validator("*", mode="before")
     @classmethod
@@ -212,6 +231,11 @@ class Config(BaseModel):
         }
         return {n: (value,) if isinstance(value, str) else value for n, value in values.items()}
 
+    def export_sizes(self) -> list[tuple[int, int]]:
+        """`export_size` as (height, width) each; empty if it is."""
+        sizes = (size.split("x") for size in self.export_size.split(",") if size.strip())
+        return [(int(height), int(width)) for height, width in sizes]
+
     def file(self, key: str) -> str:
         """The value of a path that this program needs.
 
@@ -234,7 +258,14 @@ class Config(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write every value as YAML that `--config_path` reads back."""
-        write_bytes(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
+        write_bytes(
+            path,
+            yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False).encode(),
+        )
+
+
+FIELDS = {field.alias or name: field for name, field in Config.model_fields.items()}
+"""Every key of config.yaml."""
 
 
 def load_config(arguments: Sequence[str] | None = None, description: str = "") -> Config:
@@ -272,7 +303,7 @@ def parse_flags(parser: Parser, arguments: Sequence[str] | None = None) -> dict[
         help="YAML file with values that differ from config.yaml",
     )
     defaults = _read_yaml(DEFAULT_CONFIG)
-    for key in Config.model_fields:
+    for key in FIELDS:
         text = f"default: {defaults.get(key)!r}".replace("%", "%%")
         parser.add_argument(f"--{key}", default=argparse.SUPPRESS, help=text)
     known, unknown = parser.parse_known_args(arguments)
@@ -298,12 +329,12 @@ def build_config(flags: Mapping[str, str]) -> Config:
 
 
 def _is_path(key: str) -> bool:
-    return _PATH in Config.model_fields[key].metadata
+    return _PATH in FIELDS[key].metadata
 
 
 def _unknown(name: str, where: str = "") -> str:
     key = name.lstrip("-").split("=")[0]
-    known = [*Config.model_fields, *([] if where else ["config_path"])]
+    known = [*FIELDS, *([] if where else ["config_path"])]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     if not name.startswith("-") and not where:
@@ -323,7 +354,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected lines of 'key: value'")
     for key in values:
-        if key not in Config.model_fields:
+        if key not in FIELDS:
             raise UserError(_unknown(str(key), where=f"{path}: "))
     return {key: _located(key, value, path.resolve().parent) for key, value in values.items()}
 
@@ -332,7 +363,7 @@ def _flag_value(key: str, text: str) -> object:
     """A flag's text as YAML would read it, so that lists and booleans work; texts stay texts."""
     if _is_path(key):
         return _located(key, text, Path.cwd())
-    if Config.model_fields[key].annotation is str:
+    if FIELDS[key].annotation is str:
         return text
     try:
         return yaml.safe_load(text)

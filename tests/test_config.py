@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import Config, load_config
+from src.config import FIELDS, load_config
 from src.data.paths import resolve_data_path
 from src.data.transforms import ResizeRule
 from src.errors import UserError
@@ -52,12 +52,12 @@ def write(tmp_path):
 
 
 def test_config_yaml_and_config_have_the_same_keys():
-    assert set(yaml.safe_load(CONFIG_YAML.read_text())) == set(Config.model_fields)
+    assert set(yaml.safe_load(CONFIG_YAML.read_text())) == set(FIELDS)
 
 
 @pytest.mark.parametrize("key", ORIGINAL_KEYS)
 def test_a_key_of_the_original_is_known(key):
-    assert key in Config.model_fields
+    assert key in FIELDS
 
 
 def test_the_default_is_the_full_network():
@@ -85,7 +85,7 @@ def test_every_key_is_listed_by_help(capsys):
         load_config(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f"--{key} " in shown for key in [*Config.model_fields, "config_path"])
+    assert all(f"--{key} " in shown for key in [*FIELDS, "config_path"])
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default(write):
@@ -136,6 +136,20 @@ def test_a_flag_is_read_as_its_key_needs_it(key, text, value):
 def test_an_unknown_flag_is_named_with_the_nearest_key(arguments, parts):
     text = message(*arguments)
     assert all(part in text for part in parts)
+
+
+def test_a_key_that_python_reserves_is_read_and_saved(tmp_path):
+    config = load_config(["--for", "Kitti,TUM"])
+    assert config.for_ == "Kitti,TUM"
+    config.save(tmp_path / "config.yaml")
+    assert load_config(["--config_path", str(tmp_path / "config.yaml")]) == config
+    assert "did you mean for?" in message("--for_", "Kitti")
+
+
+def test_export_sizes_are_height_and_width():
+    assert load_config([]).export_sizes() == []
+    config = load_config(["--export_size", "384x1280, 160x384"])
+    assert config.export_sizes() == [(384, 1280), (160, 384)]
 
 
 def test_an_unknown_key_in_a_file_is_named_with_the_file_and_the_nearest_key(write):
@@ -199,7 +213,14 @@ def test_config_path_is_no_key_of_a_file(write):
         ("val_share", "0.9"),
         ("on_bad_sample", "replace"),
         ("save_checkpoint_steps", "-1"),
-        ("file_format", "ONNX"),
+        ("file_format", "TFLITE"),
+        ("onnx_runtime", "tensorrt"),
+        ("onnx_precision", "int8"),
+        ("export_batch", "0"),
+        ("export_size", "384"),
+        ("export_size", "384x100"),
+        ("export_size", "0x384"),
+        ("export_size", "384x384,-32x32"),
         ("align_max_depth", "0"),
         ("align_max_depth", ".inf"),
         ("run_name", "a/b"),

@@ -9,7 +9,12 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FROM_EXTRAS = {"torch"}  # imported where it is needed, with a message that names the extra
+FROM_EXTRAS = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+}  # imported where it is needed, with a message that names the extra
 
 
 def imported(path: Path) -> set[str]:
@@ -24,7 +29,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_every_import_of_the_program_is_a_declared_dependency():
-    files = [*(ROOT / "src").rglob("*.py"), *ROOT.glob("midas_*.py")]
+    files = [*(ROOT / "src").rglob("*.py"), *ROOT.glob("*.py")]
     names = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - {"src"}
     assert {"numpy", "mindspore", "cv2"} <= names
     requirements = [r for r in metadata.requires("midas-mindspore") if "extra ==" not in r]

@@ -36,6 +36,7 @@ dependencies = []
 demo = ["demo-part"]
 dev = ["dev-part"]
 gpu = []
+infer310 = []
 """
 
 # Builds the editable wheel by hand, counts its builds, and waits where a test says so.
@@ -284,11 +285,11 @@ def test_second_run_does_nothing_and_later_wishes_are_added(stand_in: Machine) -
 
 
 class BareMachine:
-    """A machine without chromium, with stand-ins for what might install it."""
+    """A machine without chromium and cmake, with stand-ins for what might install them."""
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self.machine, self.folder = machine, folder
-        self.path = path_without(folder, "python", "chromium", "apt-", "sudo", "id", "df")
+        self.path = path_without(folder, "python", "chromium", "cmake", "apt-", "sudo", "id", "df")
         self.calls = folder.parent / "calls.txt"
         write_command(folder, "df", "printf 'header\\n/dev/sda 99999999 1 90000000 1%% /\\n'")
         write_command(folder, "id", "echo 0")
@@ -298,10 +299,12 @@ class BareMachine:
     ) -> None:
         """An apt-get that notes its calls and does `installs`; an apt-cache that says so."""
         note = f'printf "%s\\n" "$*" >>"{self.calls}"'
-        browser = (
-            f'printf "#!/bin/sh\\n" >"{self.folder}/chromium"; chmod +x "{self.folder}/chromium"'
+        add = (
+            f'for name in chromium cmake; do case "$*" in *" $name"*) '
+            f'printf "#!/bin/sh\\n" >"{self.folder}/$name"; chmod +x "{self.folder}/$name" ;; '
+            "esac; done"
         )
-        body = f'case "$*" in *install*) {browser}; {installs} ;; esac'
+        body = f'case "$*" in *install*) {add}; {installs} ;; esac'
         write_command(self.folder, "apt-get", f"{note}\n{body}")
         write_command(self.folder, "apt-cache", versions)
 
@@ -381,9 +384,31 @@ def test_browser_that_cannot_be_installed_is_done_without(
     """apt-get fails; or the name stands for a snap and no version is listed."""
     bare.add_apt(f'rm -f "{bare.folder}/chromium"; {installs}', versions)
     result = bare.setup("dev")
-    assert_one_line_without_browser(result, "chromium.log")
+    assert_one_line_without_browser(result, "apt-dev.log")
     assert len(bare.apt_calls()) == calls
     assert bare.machine.imports("dev_part")
+
+
+def test_extra_infer310_installs_what_builds_the_program_once(bare: BareMachine) -> None:
+    bare.add_apt()
+    assert bare.setup("infer310").returncode == 0
+    packages = "cmake make g++ libopencv-imgcodecs-dev libopencv-imgproc-dev"
+    assert bare.apt_calls() == ["update", f"install --yes --no-install-recommends {packages}"]
+    second = bare.setup("infer310")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert len(bare.apt_calls()) == 2
+    assert bare.setup("infer310,dev").returncode == 0
+    assert bare.apt_calls()[-1].endswith("chromium")
+    assert len(bare.apt_calls()) == 4
+
+
+def test_without_apt_get_infer310_says_what_is_missing(bare: BareMachine) -> None:
+    result = bare.setup("infer310")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = [line for line in result.stdout.splitlines() if "ascend310_infer" in line]
+    assert len(lines) == 1
+    assert "no apt-get" in lines[0]
+    assert "apt-get install cmake make g++ libopencv-imgcodecs-dev" in lines[0]
 
 
 def test_registry_lost_while_adding_leaves_the_environment_whole(
