@@ -20,6 +20,8 @@ from src import gpu_libraries
 from src.errors import UserError
 
 _LOG_SWITCH = "GLOG_v"  # MindSpore's environment variable
+_KERNEL_LIMIT = "ONEDNN_MAX_CPU_ISA"  # oneDNN's; MindSpore's and OpenVINO's both read it
+_own_environment: dict[str, str] = {}  # variables that this module has set, not the user
 _COLLECTIVE_TIMEOUT = 1800  # seconds; longer than one rank may keep the others waiting
 
 
@@ -245,8 +247,26 @@ def _choose_cpu_kernels() -> None:
     (16 s instead of 0.14 s for a 3x3 256->256 convolution on 96x96). oneDNN reads the variable at
     its first convolution.
     """
-    if _has_avx512():
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    if _has_avx512() and _KERNEL_LIMIT not in os.environ:
+        os.environ[_KERNEL_LIMIT] = _own_environment[_KERNEL_LIMIT] = "AVX2"
+
+
+@contextlib.contextmanager
+def all_cpu_kernels() -> Iterator[None]:
+    """Lift the limit that `start` put on the CPU's kernels, for a library that needs none.
+
+    OpenVINO has a oneDNN of its own, which reads the variable when it first compiles a network:
+    held to AVX2 it is 1.7 times slower, and bfloat16 fails. A limit of the user's stays.
+    """
+    limit = os.environ.get(_KERNEL_LIMIT)
+    is_ours = limit is not None and limit == _own_environment.get(_KERNEL_LIMIT)
+    if is_ours:
+        del os.environ[_KERNEL_LIMIT]
+    try:
+        yield
+    finally:
+        if is_ours:
+            os.environ[_KERNEL_LIMIT] = limit
 
 
 def _has_avx512() -> bool:

@@ -41,6 +41,26 @@ def test_a_users_choice_of_cpu_kernels_stays(environment, monkeypatch):
     assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE"
 
 
+def test_the_limit_is_lifted_for_other_libraries_and_comes_back(environment, monkeypatch):
+    monkeypatch.setattr(runtime, "_has_avx512", lambda: True)
+    runtime.start("CPU")
+    with pytest.raises(KeyError), runtime.all_cpu_kernels():
+        assert "ONEDNN_MAX_CPU_ISA" not in environment
+        raise KeyError
+    assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+@pytest.mark.parametrize("chosen", ["AVX512_CORE", None])
+def test_a_users_choice_holds_for_other_libraries_too(environment, monkeypatch, chosen):
+    if chosen:
+        environment["ONEDNN_MAX_CPU_ISA"] = chosen
+    monkeypatch.setattr(runtime, "_has_avx512", lambda: chosen is not None)
+    runtime.start("CPU")
+    with runtime.all_cpu_kernels():
+        assert environment.get("ONEDNN_MAX_CPU_ISA") == chosen
+    assert environment.get("ONEDNN_MAX_CPU_ISA") == chosen
+
+
 def test_the_seed_decides_the_initial_weights(small_network):
     def weights(seed: int) -> list[bytes]:
         runtime.start("CPU", seed=seed)
