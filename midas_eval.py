@@ -8,15 +8,14 @@ from src.errors import UserError, run_program
 def main() -> None:
     from src import runtime
     from src.config import load_config
+    from src.predictor import Predictor, needs_mindspore
 
     config = load_config(description=__doc__)
-    runtime.start(
-        config.device_target, config.device_id, config.seed, run_distribute=config.run_distribute
-    )
+    if config.run_distribute or needs_mindspore(config.ckpt_path):
+        runtime.start(config.device_target, config.device_id, config.seed, config.run_distribute)
 
     from src.data.benchmarks import open_benchmarks
     from src.evaluation import Options, evaluate_all
-    from src.predictor import Predictor
     from src.results import ResultFiles
     from src.runlog import log_to
     from src.summary import table
@@ -41,15 +40,15 @@ def main() -> None:
         {"Sintel": {"occluded": config.sintel_occluded}},
         problems if options.skip_damaged else None,
     )
-    predictor = Predictor(
-        config.file("ckpt_path"), config.network(), config.nm_img_mean, config.nm_img_std
-    )
-    suffix = f".{rank}.log" if rank else ".log"
-    with log_to(files.ann_file.with_suffix(suffix)) as note:
+    normalisation = (config.nm_img_mean, config.nm_img_std)
+    onnx = (config.onnx_runtime, config.onnx_precision)
+    predictor = Predictor(config.file("ckpt_path"), config.network(), *normalisation, *onnx)
+    with log_to(files.ann_file.with_suffix(f".{rank}.log" if rank else ".log")) as note:
         results = evaluate_all(predictor, benchmarks, files, options, runtime.barrier)
         if rank == 0:
             size = predictor.fixed_size_text or str(config.eval_size)
             summary = table(results, size, config.upsampling)
+            summary += f"\ncomputed by {predictor.runtime}"
             note(f"results of {config.ckpt_path}, in {files.ann_file}\n{summary}")
             print(f"{summary}\nresults: {files.ann_file}, details: {files.folder}/report.html")
         if problems:

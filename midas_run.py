@@ -16,16 +16,18 @@ def main() -> int:
     alignment = None  # read before anything that takes long
     if config.align:
         alignment = read_alignment(Path(config.align), source, config.align_max_depth)
-    runtime.start(config.device_target, config.device_id, config.seed)
 
     from src.inference import predict_folder
-    from src.predictor import Predictor
+    from src.predictor import Predictor, needs_mindspore
 
-    predictor = Predictor(
-        config.file("model_weights"), config.network(), config.nm_img_mean, config.nm_img_std
-    )
+    weights = config.file("model_weights")
+    if needs_mindspore(weights):
+        runtime.start(config.device_target, config.device_id, config.seed)
+    normalisation = (config.nm_img_mean, config.nm_img_std)
+    onnx = (config.onnx_runtime, config.onnx_precision)
+    predictor = Predictor(weights, config.network(), *normalisation, *onnx)
     failed = predict_folder(predictor, config.input_rule(), source, output, alignment)
-    print(f"depth maps: {output}")
+    print(f"depth maps: {output}, computed by {predictor.runtime}")
     if failed:
         print(f"error: images that failed, named above: {failed}", file=sys.stderr)
     return 1 if failed else 0

@@ -304,7 +304,7 @@ modules_of() {
         demo) echo mitsuba skimage ;;
         convert) echo torch ;;
         gpu) echo nvidia.{cuda_runtime,cuda_nvrtc,cublas,cudnn,cufft,curand,cusolver,cusparse} ;;
-        dev) echo pytest hypothesis ruff playwright ;;
+        dev) echo pytest xdist hypothesis ruff playwright ;;
         onnx) echo onnx onnxruntime openvino ;;
         infer310) echo openvino ;;
     esac

@@ -18,6 +18,7 @@ cd -- "$REPO_ROOT"
 part "set-up" ensure_setup demo,convert,dev,gpu,infer310,onnx
 part "ruff check" "$PYTHON" -m ruff check .
 part "ruff format" "$PYTHON" -m ruff format --check .
-# Its closing line, with the time, stays the last one: CI reads it.
+# Two processes, since much of a test is one thread that compiles; each may take 7 GB. Their closing
+# line, with the time, stays the last one: CI reads it.
 printf '== tests\n'
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -296,7 +296,7 @@ def list_images(folder: PathLike) -> tuple[list[Path], list[Path]]:
     """The files of a folder, not of its subfolders, each list sorted by name.
 
     Returns:
-        (files whose suffix is in `IMAGE_SUFFIXES`, all other files)
+        (files whose suffix is in `IMAGE_SUFFIXES`, hidden ones left out, and all other files)
 
     Raises:
         UserError: the folder is missing, a file or unreadable.
@@ -310,9 +310,13 @@ def list_images(folder: PathLike) -> tuple[list[Path], list[Path]]:
         raise UserError(f"{folder}: is a file, expected a folder of images") from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    others = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
-    return images, others
+    images = [file for file in files if _is_image(file)]
+    return images, [file for file in files if not _is_image(file)]
+
+
+def _is_image(file: Path) -> bool:
+    """By its name; a hidden one, such as the ._NAME.jpg that macOS leaves, is none."""
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _read_bytes(path: PathLike, count: int = -1) -> bytes:

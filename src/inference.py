@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,10 @@ from src.visualize import write_depth_picture
 LOG = logging.getLogger("midas")
 
 
+class NoPredictionError(UserError):
+    """One image has none; those of others may be good."""
+
+
 def predict_folder(
     predictor: Predictor,
     rule: ResizeRule,
@@ -28,15 +32,39 @@ def predict_folder(
     output: Path,
     alignment: Alignment | None = None,
 ) -> int:
-    """Predict every image of a folder; write <name>.pfm, <name>.png and <name>_depth.png each.
+    """Predict every image of a folder and write its depth maps, as in `write_depth_maps`.
+
+    Returns:
+        The number of images that failed.
+
+    Raises:
+        UserError: as in `write_depth_maps`, or a prediction is not finite.
+    """
+    return write_depth_maps(
+        lambda _, image: predictor.predict(image, rule), source, output, alignment
+    )
+
+
+def write_depth_maps(
+    predict: Callable[[Path, np.ndarray], np.ndarray],
+    source: Path,
+    output: Path,
+    alignment: Alignment | None = None,
+) -> int:
+    """Write <name>.pfm, <name>.png and <name>_depth.png for every image of a folder.
 
     The PFM holds the prediction float32, the PNG the same stretched to 16 bits (a constant
     prediction gives 0), and the picture the photograph beside the prediction in colours. What is
-    no image is named and skipped. An image that cannot be read is named and the rest goes on.
+    no image is named and skipped. An image that cannot be read or has no prediction is named
+    and the rest goes on.
 
     Images with known distances in `alignment` also get <name>_metric.pfm, metres float32, and
     <name>_metric.png, millimetres uint16 (0 beyond 65.535 m). Where these cannot be fitted the
     image counts as failed and has no metric files, not even those of an earlier run.
+
+    Args:
+        predict: from an image's file and the image, uint8 [H, W, 3] RGB, to its inverse depth,
+            float32 [H, W]; raises NoPredictionError where there is none.
 
     Returns:
         The number of images that failed.
@@ -56,12 +84,12 @@ def predict_folder(
         bar = progress_bar(images, unit="image", desc="predicting")
         for path, name in zip(bar, names, strict=True):
             try:
-                image = image_io.read_image(path)
-            except UserError as error:
+                image = _read(path)
+                prediction = predict(path, image)
+            except NoPredictionError as error:
                 LOG.error("error: %s", error)
                 failed += 1
                 continue
-            prediction = predictor.predict(image, rule)
             write_outputs(output, name, image, prediction)
             if path.name in aligned:
                 failed += not _write_metric(output, name, path, prediction, alignment)
@@ -78,6 +106,13 @@ def _list_images(folder: Path) -> list[Path]:
     for path in others:
         LOG.info("skipped %s: not an image", path)
     return images
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return image_io.read_image(path)
+    except UserError as error:
+        raise NoPredictionError(str(error)) from None
 
 
 def _prepare(output: Path, source: Path) -> None:

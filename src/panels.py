@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +10,26 @@ import numpy as np
 
 from src import metrics, visualize
 from src.data.benchmarks import Benchmark, DepthSample, Sample
-from src.data.transforms import Upsampling
 from src.errors import UserError
 from src.image_io import write_image
-from src.predictor import Predictor
 from src.summary import Row
 
 FOLDER = "panels"
 
 
 def write_panels(
-    predictor: Predictor,
+    predict: Callable[[int, np.ndarray], np.ndarray],
     benchmark: Benchmark,
     rows: Sequence[Row],
     folder: Path,
-    upsampling: Upsampling,
-    batch_size: int,
 ) -> list[dict[str, Any]]:
     """Predict three images again and write panels/<benchmark>-<which>-<what>.jpg for each.
 
     Args:
+        predict: from an image's index and the image, uint8 [H, W, 3] RGB, to its inverse depth,
+            float32 [H, W].
         rows: of the whole benchmark in its order.
         folder: that of results.json.
-        upsampling, batch_size: as in `Predictor.predict`.
 
     Returns:
         What results.json says of them.
@@ -45,7 +42,7 @@ def write_panels(
     for which, index in choose(rows, benchmark.metric).items():
         pictures = []
         sample = benchmark.read(index)
-        prediction = predictor.predict(sample.image, benchmark.resize, upsampling, batch_size)
+        prediction = predict(index, sample.image)
         for what, panel in _panels(benchmark, sample, prediction).items():
             name = f"{FOLDER}/{benchmark.name}-{which}-{what}.jpg"
             write_image(folder / name, panel.picture)

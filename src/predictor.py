@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import mindspore as ms
 import numpy as np
-from google.protobuf.message import DecodeError
-from mindspore import nn
-from mindspore.train.mind_ir_pb2 import ModelProto
 
-from src import checkpoint, runtime
+from src import runtime
 from src.data import transforms
 from src.data.transforms import ResizeRule, Upsampling
 from src.errors import UserError
-from src.midas_net import MidasNet
+from src.onnx_runtimes import load_onnx
 
 LOG = logging.getLogger("midas")
 
 
+class Network(Protocol):
+    """What computes: the network of a file and the library that runs it.
+
+    Attributes:
+        fixed_size: the one (height, width) it takes; None: any multiples of 32.
+        fixed_batch: the one number of images it takes at once; None: any.
+        compiles_each_shape: the first batch of each shape takes longer.
+        runtime: the library and, where there is a choice, the precision, in words.
+    """
+
+    fixed_size: tuple[int, int] | None
+    fixed_batch: int | None
+    compiles_each_shape: bool
+    runtime: str
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """float32 [N, 3, h, w], normalised RGB -> float32 [N, h, w], inverse depth."""
+        ...
+
+
+def needs_mindspore(weights: str | Path) -> bool:
+    """Whether MindSpore has to be started for this file: for all but .onnx files."""
+    return Path(weights).suffix != ".onnx"
+
+
 class Predictor:
-    """A trained network, from a .ckpt or a .mindir; `path` is that file.
+    """A trained network, from a .ckpt, a .mindir or an .onnx; `path` is that file.
 
     Args:
         weights: the file; its suffix decides.
-        network: the arguments of MidasNet, for a .ckpt; a .mindir brings its own network.
+        network: the arguments of MidasNet, for a .ckpt; the others bring their own network.
         mean: of RGB in [0, 1].
         std: of RGB in [0, 1].
+        onnx_runtime: what computes an .onnx: openvino or onnxruntime.
+        onnx_precision: in which numbers it computes: float32 or bfloat16.
 
     Raises:
-        UserError: the file is missing, damaged, of another kind, or of another network.
+        UserError: the file is missing, damaged, of another kind, or of another network; or the
+            runtime is not installed, or does not compute in this precision here.
     """
 
     def __init__(
@@ -44,23 +65,30 @@ class Predictor:
         network: Mapping[str, Any],
         mean: Sequence[float],
         std: Sequence[float],
+        onnx_runtime: str = "openvino",
+        onnx_precision: str = "float32",
     ) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
-        self.fixed_size: tuple[int, int] | None = None
         self._seen: set[tuple[int, ...]] = set()
-        self.path = path = Path(weights)
-        if path.suffix == ".mindir":
-            self.network, self.fixed_size = load_mindir(path)
-        elif path.suffix in (".ckpt", *checkpoint.TORCH_SUFFIXES):  # these get advice
-            self.network = MidasNet(**network)
-            checkpoint.load(self.network, path)
+        self.path = Path(weights)
+        if needs_mindspore(weights):
+            self.network = _mindspore_network(weights, network)
         else:
-            raise UserError(f"{weights or 'weights'}: expected a .ckpt or a .mindir file")
-        self.network.set_train(False)
+            self.network = load_onnx(self.path, onnx_runtime, onnx_precision)
+
+    @property
+    def runtime(self) -> str:
+        """What computes, in words, such as "OpenVINO 2026.4 float32"."""
+        return self.network.runtime
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The one (height, width) that the file takes; None: any."""
+        return self.network.fixed_size
 
     @property
     def fixed_size_text(self) -> str:
-        """The one size that a .mindir takes, width x height; empty for a .ckpt."""
+        """The one size that the file takes, width x height; empty if it takes any."""
         if self.fixed_size is None:
             return ""
         return f"{self.fixed_size[1]}x{self.fixed_size[0]}"
@@ -92,7 +120,7 @@ class Predictor:
     def input_size(self, height: int, width: int, rule: ResizeRule) -> tuple[int, int]:
         """(height, width) of the network's input for an image of this size in pixels.
 
-        A .mindir has one size, whatever the rule.
+        A file of one size takes that, whatever the rule.
         """
         return self.fixed_size or rule.output_size(height, width)
 
@@ -110,7 +138,7 @@ class Predictor:
         Args:
             inputs: N of `prepare`, 1 <= N <= batch_size.
             batch_size: of the compiled network: fewer inputs are filled up, so that there is one
-                compilation for each size. A .mindir takes one input at a time.
+                compilation for each size. A file of a fixed batch takes that instead.
 
         Returns:
             float32 [N, h, w], inverse depth at the network's size.
@@ -118,69 +146,39 @@ class Predictor:
         Raises:
             UserError: the prediction is not finite.
         """
-        if self.fixed_size is not None:
-            outputs = [self._run(input_[None]) for input_ in inputs]
-            return np.concatenate(outputs)
-        missing = batch_size - len(inputs)
-        batch = np.stack([*inputs, *(inputs[-1] for _ in range(missing))])
+        size = self.network.fixed_batch or batch_size
+        starts = range(0, len(inputs), size)
+        return np.concatenate([self._run(inputs[start : start + size], size) for start in starts])
+
+    def _run(self, inputs: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
+        """The network on `size` inputs or fewer, filled up with the last one."""
+        batch = np.stack([*inputs, *(inputs[-1] for _ in range(size - len(inputs)))])
         is_new = batch.shape not in self._seen
         if is_new:
             self._seen.add(batch.shape)
-            batches = f", {batch_size} at a time" if batch_size > 1 else ""
-            LOG.info(
-                "compiling the network for %dx%d images%s (once)", *batch.shape[:1:-1], batches
-            )
-        outputs = self._run(batch)[: len(inputs)]
+            self._announce(*batch.shape, used=len(inputs))
+        prediction = self.network(batch)
         if is_new:
             runtime.restore_interrupt()
-        return outputs
-
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        prediction = self.network(ms.Tensor(batch)).asnumpy()
         if not np.isfinite(prediction).all():
             raise UserError("weights: the prediction is not finite; this checkpoint has diverged")
-        return prediction
+        return prediction[: len(inputs)]
+
+    def _announce(self, size: int, _: int, height: int, width: int, used: int) -> None:
+        """Say what takes long, or longer than it needs to."""
+        if self.network.compiles_each_shape:
+            batches = f", {size} at a time" if size > 1 else ""
+            LOG.info("compiling the network for %dx%d images%s (once)", width, height, batches)
+        elif self.network.fixed_batch and used < size:
+            LOG.info("%s computes %d images at a time, used or not", self.path, size)
 
 
-def load_mindir(path: Path) -> tuple[nn.GraphCell, tuple[int, int]]:
-    """The network of a .mindir file and its input (height, width).
+def _mindspore_network(weights: str | Path, network: Mapping[str, Any]) -> Network:
+    from src import checkpoint, mindspore_network
 
-    Raises:
-        UserError: missing, damaged, or not the export of a MidasNet.
-    """
-    damaged = UserError(f"{path}: not a MINDIR file, or damaged; export it again")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a .mindir that midas_export.py wrote")
-    model = ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-        shape = tuple(model.graph.input[0].tensor[0].dims)
-        output = tuple(model.graph.output[0].tensor[0].dims)
-    except (DecodeError, IndexError, UnicodeDecodeError):
-        raise damaged from None
-    if not model.HasField("mind_ir_version"):  # the file's last field: the end is missing
-        raise damaged
-    if len(shape) != 4 or shape[:2] != (1, 3) or output != (1, *shape[2:]) or min(shape) < 1:
-        raise UserError(
-            f"{path}: maps {shape} to {output}, expected one RGB image (1, 3, height, width) to "
-            "its inverse depth (1, height, width)"
-        )
-    try:
-        with _silent_stderr():  # MindSpore writes pages there before it raises
-            return nn.GraphCell(ms.load(str(path))), (shape[2], shape[3])
-    except (RuntimeError, ValueError, TypeError):
-        raise damaged from None
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what the process writes to stderr, C++ code included."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    path = Path(weights)
+    if path.suffix == ".mindir":
+        return mindspore_network.load_mindir(path)
+    if path.suffix in (".ckpt", *checkpoint.TORCH_SUFFIXES):  # these get advice
+        return mindspore_network.load_ckpt(path, network)
+    raise UserError(f"{weights or 'weights'}: expected a .ckpt, a .mindir or an .onnx file")

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +84,9 @@ def local_rank() -> int:
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) without msrun."""
+    """This process's number and how many there are; (0, 1) without msrun, or before `start`."""
+    if "mindspore" not in sys.modules:
+        return 0, 1
     from mindspore import communication
 
     if communication.GlobalComm.INITED:
@@ -151,11 +154,10 @@ def cache_graphs(folder: Path | None) -> None:
 
 def _all_reduce(values: np.ndarray) -> np.ndarray:
     """The sum of float32 [...] over all processes."""
-    import mindspore as ms
-    from mindspore import communication
-
-    if not communication.GlobalComm.INITED:
+    if rank_and_size() == (0, 1):
         return values
+    import mindspore as ms
+
     return ms.ops.AllReduce()(ms.Tensor(values)).asnumpy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from src import checkpoint, runtime
-from src.export import export_mindir
+from src.export import Job, export
+from src.export_plan import Size
 from src.midas_net import MidasNet
 from tests.references import TorchMidas, randomize
 from tests.weights import copy_torch_weights
@@ -18,6 +20,13 @@ from tests.weights import copy_torch_weights
 # A shell starts what it puts into the background with Ctrl-C switched off, and programs hand that
 # on to those they start; the tests that send it need it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The processes of pytest-xdist are `python -c`; MindSpore's compiler looks for the program's file.
+if sys.argv[0] == "-c":
+    sys.argv[0] = __file__
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -59,5 +68,17 @@ def exported(small_network: dict[str, Any], tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("exported")
     files = Exported(reference, folder / "small.ckpt", folder / "small.mindir", 64, 96)
     checkpoint.save(network, files.ckpt)
-    export_mindir(str(files.ckpt), small_network, files.height, files.width, files.mindir)
+    size = Size(files.height, files.width, "")
+    job = Job(str(files.ckpt), small_network, MEAN, STD, "MINDIR", files.mindir, [size])
+    assert len(list(export(job))) == 1
     return files
+
+
+@pytest.fixture(scope="session")
+def exported_onnx(exported: Exported, small_network: dict[str, Any]) -> Path:
+    """The network of `exported` as .onnx, in a folder of its own."""
+    path = exported.ckpt.parent.with_name("exported_onnx") / "small.onnx"
+    path.parent.mkdir()
+    size = Size(exported.height, exported.width, "")
+    list(export(Job(str(exported.ckpt), small_network, MEAN, STD, "ONNX", path, [size])))
+    return path

@@ -286,6 +286,47 @@ def test_results_say_what_they_depend_on(tmp_path, weights):
     assert details["Kitti"]["settings"]["network_size"] == "96x64"
 
 
+def test_the_runtime_of_an_onnx_is_a_setting(tmp_path, weights):
+    """Its precision is a choice; what computes a checkpoint is MindSpore, always."""
+    stand_ins = [StandIn(tmp_path / name) for name in ("weights.onnx", "weights.ckpt")]
+    for stand_in in stand_ins:
+        stand_in.path.write_bytes(b"weights")
+        stand_in.runtime = "OpenVINO 2026.4 bfloat16"
+    onnx, ckpt = (
+        run(tmp_path / stand_in.path.suffix, stand_in, MadeUp(MIXED))["MadeUp"]["settings"]
+        for stand_in in stand_ins
+    )
+    assert onnx["runtime"] == "OpenVINO 2026.4 bfloat16"
+    assert "runtime" not in ckpt
+
+
+@pytest.mark.parametrize(("upsampling", "batch_size"), [("bilinear", 1), ("bicubic", 3)])
+def test_panels_show_what_was_scored(tmp_path, weights, monkeypatch, upsampling, batch_size):
+    """The same upsampling, and inputs in the same batches as the compiled network takes."""
+    benchmark, sizes, predictions = MadeUp(MIXED), [], []
+
+    class Noting(StandIn):
+        def run(self, inputs, batch_size):
+            sizes.append(batch_size)
+            return super().run(inputs, batch_size)
+
+    def note(predict, *arguments):
+        for index in range(len(MIXED)):
+            predictions.append(predict(index, benchmark.read(index).image))
+        return []
+
+    monkeypatch.setattr("src.scoring.write_panels", note)
+    stand_in = Noting(weights)
+    options = Options(batch_size=batch_size, upsampling=upsampling)
+    run(tmp_path / "out", stand_in, benchmark, options=options)
+    assert set(sizes) == {batch_size}
+    assert len(predictions) == len(MIXED)
+    for index, (prediction, shape) in enumerate(zip(predictions, MIXED, strict=True)):
+        image = benchmark.read(index).image
+        expected = resampled(stand_in.of_input(stand_in.prepare(image, None)), *shape, upsampling)
+        assert prediction == pytest.approx(expected, rel=1e-5, abs=1e-3)
+
+
 def test_other_benchmarks_and_their_pictures_stay(tmp_path, weights):
     (kitti, sintel, *_), _ = open_six(tmp_path)
     run(tmp_path / "out", StandIn(weights), kitti, sintel)

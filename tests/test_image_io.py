@@ -751,12 +751,12 @@ def test_a_damaged_target_never_raises_anything_but_a_user_error(tmp_path, data)
 
 
 def test_list_images_sorts_and_names_what_is_no_image(tmp_path):
-    for name in ("b.JPG", "a.png", "c.webp", "notes.txt", "depth.pfm", "no_suffix"):
+    for name in ("b.JPG", "a.png", "._a.png", "c.webp", "notes.txt", "depth.pfm", "no_suffix"):
         put(tmp_path / name, b"")
     (tmp_path / "folder.png").mkdir()
     images, others = image_io.list_images(str(tmp_path))
     assert [path.name for path in images] == ["a.png", "b.JPG", "c.webp"]
-    assert [path.name for path in others] == ["depth.pfm", "no_suffix", "notes.txt"]
+    assert [path.name for path in others] == ["._a.png", "depth.pfm", "no_suffix", "notes.txt"]
 
 
 def test_list_images_of_no_folder_is_an_error(tmp_path):

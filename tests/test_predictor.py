@@ -1,20 +1,26 @@
-"""Predictor: what goes in and out, from both kinds of file, and damaged files."""
+"""Predictor: what goes in and out, from all kinds of file, and damaged files."""
 
 from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 import pytest
 import torch
 from mindspore.train.mind_ir_pb2 import ModelProto
+from onnx import TensorProto, helper
 
 from src.data.transforms import ResizeRule
 from src.errors import UserError
-from src.predictor import Predictor, load_mindir
+from src.export import Job, export
+from src.export_plan import Size
+from src.mindspore_network import MindSporeNetwork, load_mindir
+from src.predictor import Predictor, needs_mindspore
 from tests.stand_ins import resampled
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,6 +40,11 @@ def predictors(exported, small_network):
     return tuple(
         Predictor(file, small_network, MEAN, STD) for file in (exported.ckpt, exported.mindir)
     )
+
+
+@pytest.fixture(scope="module")
+def onnx_predictor(exported_onnx, small_network):
+    return Predictor(exported_onnx, small_network, MEAN, STD)
 
 
 def refusal(path, small_network, capfd) -> str:
@@ -93,20 +104,20 @@ def test_a_mindir_needs_no_description_of_the_network(exported, small_network):
     assert Predictor(exported.mindir, wrong, MEAN, STD).fixed_size is not None
 
 
-@pytest.mark.parametrize("name", ["weights", "weights.onnx", "weights.ckpt.txt"])
+@pytest.mark.parametrize("name", ["weights", "weights.air", "weights.ckpt.txt"])
 def test_another_suffix_is_refused(tmp_path, small_network, capfd, name):
     path = tmp_path / name
     path.write_bytes(b"anything")
     text = refusal(path, small_network, capfd)
     assert str(path) in text
-    assert ".ckpt or a .mindir" in text
+    assert ".ckpt, a .mindir or an .onnx file" in text
 
 
 def test_no_weights_at_all_are_refused(small_network, capfd):
-    assert ".ckpt or a .mindir" in refusal("", small_network, capfd)
+    assert ".ckpt, a .mindir or an .onnx file" in refusal("", small_network, capfd)
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".mindir"])
+@pytest.mark.parametrize("suffix", [".ckpt", ".mindir", ".onnx"])
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, small_network, capfd, suffix):
     assert "no such" in refusal(tmp_path / f"none{suffix}", small_network, capfd)
     (tmp_path / f"folder{suffix}").mkdir()
@@ -179,7 +190,8 @@ def test_a_broken_text_is_refused(damaged, exported):
     ("inputs", "outputs"),
     [
         ((1, 1, 28, 28), (1, 28, 28)),
-        ((2, 3, 64, 96), (2, 64, 96)),
+        ((2, 3, 64, 96), (1, 64, 96)),
+        ((0, 3, 64, 96), (0, 64, 96)),
         ((1, 3, 64, 96), (1, 1000)),
         ((1, 3, -1, -1), (1, -1, -1)),
         ((1, 3), (1, 3)),
@@ -203,23 +215,27 @@ def test_stderr_is_back_after_a_damaged_file(damaged, exported, capfd):
 
 
 def test_load_mindir_returns_the_size(exported):
-    _, size = load_mindir(exported.mindir)
-    assert size == (exported.height, exported.width)
+    network = load_mindir(exported.mindir)
+    assert network.fixed_size == (exported.height, exported.width)
+    assert network.fixed_batch == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_prediction_that_is_not_finite_is_refused(predictors, monkeypatch, which, value):
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_prediction_that_is_not_finite_is_refused(
+    predictors, onnx_predictor, monkeypatch, which, value
+):
     """One such pixel of one image is enough."""
-    predictor = predictors[which]
+    predictor = (*predictors, onnx_predictor)[which]
     network = predictor.network
+    compute = type(network).__call__
 
-    def diverged(batch: ms.Tensor) -> ms.Tensor:
-        output = network(batch).asnumpy()
+    def diverged(_, batch: np.ndarray) -> np.ndarray:
+        output = compute(network, batch)
         output[-1, 7, 9] = value
-        return ms.Tensor(output)
+        return output
 
-    monkeypatch.setattr(predictor, "network", diverged)
+    monkeypatch.setattr(type(network), "__call__", diverged)
     with pytest.raises(UserError, match="not finite; this checkpoint has diverged"):
         predictor.predict(photograph(64, 96), ResizeRule(96, 64))
     with pytest.raises(UserError, match="not finite"):
@@ -283,13 +299,13 @@ def test_a_batch_is_filled_up_so_that_the_network_is_compiled_once_for_each_size
     exported, small_network, monkeypatch, caplog
 ):
     predictor = Predictor(exported.ckpt, small_network, MEAN, STD)
-    network, shapes = predictor.network, []
+    compute, shapes = MindSporeNetwork.__call__, []
 
-    def watched(batch: ms.Tensor) -> ms.Tensor:
+    def watched(network: MindSporeNetwork, batch: np.ndarray) -> np.ndarray:
         shapes.append(batch.shape)
-        return network(batch)
+        return compute(network, batch)
 
-    monkeypatch.setattr(predictor, "network", watched)
+    monkeypatch.setattr(MindSporeNetwork, "__call__", watched)
     caplog.set_level(logging.INFO, logger="midas")
     for count in (3, 1, 2, 3):
         predictor.run(inputs_of(count), batch_size=3)
@@ -343,3 +359,110 @@ def test_predict_may_use_the_network_compiled_for_batches(predictors):
     alone = predictors[0].predict(image, RULE)
     in_batch = predictors[0].predict(image, RULE, "bilinear", 3)
     assert np.abs(alone - in_batch).max() < 1e-5 * np.ptp(alone)
+
+
+# --- Files of a fixed batch, and .onnx files ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(exported, small_network, tmp_path_factory) -> Predictor:
+    """A .mindir that takes two images at a time."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.mindir"
+    size = Size(exported.height, exported.width, "")
+    job = Job(str(exported.ckpt), small_network, MEAN, STD, "MINDIR", path, [size], batch=2)
+    list(export(job))
+    return Predictor(path, small_network, MEAN, STD)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [5, 8])
+def test_a_mindir_of_a_fixed_batch_gives_each_input_its_own_prediction(
+    pairs, exported, count, batch_size
+):
+    inputs = inputs_of(count)
+    with torch.no_grad():
+        expected = exported.reference(torch.tensor(np.stack(inputs))).numpy()
+    found = pairs.run(inputs, batch_size)
+    assert found.shape == (count, 64, 96)
+    assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
+
+
+def test_a_mindir_of_a_fixed_batch_predicts_a_photograph_and_says_what_it_costs(
+    exported, pairs, small_network, caplog
+):
+    fresh = Predictor(pairs.path, small_network, MEAN, STD)
+    caplog.set_level(logging.INFO, logger="midas")
+    image = photograph(50, 75)
+    expected = Predictor(exported.ckpt, small_network, MEAN, STD).predict(image, RULE)
+    caplog.clear()
+    for _ in range(2):
+        found = fresh.predict(image, RULE)
+        assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
+    assert caplog.messages == [f"{pairs.path} computes 2 images at a time, used or not"]
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_an_onnx_predicts_photographs_of_any_size_as_the_checkpoint(
+    predictors, exported_onnx, runtime
+):
+    predictor = Predictor(exported_onnx, {}, MEAN, STD, runtime)
+    assert predictor.fixed_size is None
+    assert predictor.fixed_size_text == ""
+    for shape, rule in [((50, 75), RULE), ((90, 40), ResizeRule(64, 64))]:
+        image = photograph(*shape)
+        expected = predictors[0].predict(image, rule)
+        found = predictor.predict(image, rule)
+        assert found.dtype == np.float32
+        assert found.shape == shape
+        assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_an_onnx_takes_batches(predictors, exported_onnx, runtime):
+    predictor = Predictor(exported_onnx, {}, MEAN, STD, runtime)
+    inputs = inputs_of(3)
+    for count in (3, 1):
+        expected = predictors[0].run(inputs[:count], batch_size=3)
+        found = predictor.run(inputs[:count], batch_size=3)
+        assert found.shape == (count, 64, 96)
+        assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
+
+
+def test_an_onnx_of_fixed_size_and_batch_is_fed_accordingly(tmp_path):
+    """The mean of the channels of two images of 32 x 64."""
+    node = helper.make_node("ReduceMean", ["image"], ["depth"], axes=[1], keepdims=0)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [2, 3, 32, 64])
+    depth = helper.make_tensor_value_info("depth", TensorProto.FLOAT, [2, 32, 64])
+    graph = helper.make_graph([node], "g", [image], [depth])
+    opset = [helper.make_opsetid("", 11)]
+    path = tmp_path / "fixed.onnx"
+    model = helper.make_model(graph, opset_imports=opset, ir_version=6)
+    path.write_bytes(model.SerializeToString())
+    predictor = Predictor(path, {}, (0, 0, 0), (1, 1, 1))
+    assert predictor.fixed_size_text == "64x32"
+    inputs = np.random.default_rng(0).normal(size=(5, 3, 32, 64)).astype(np.float32)
+    np.testing.assert_allclose(predictor.run(inputs, 5), inputs.mean(axis=1), atol=1e-6)
+    grey = np.full((40, 30, 3), 51, np.uint8)
+    np.testing.assert_allclose(predictor.predict(grey, RULE), 0.2, atol=1e-6)
+
+
+def test_what_computes_is_told(predictors, onnx_predictor):
+    assert [predictor.runtime for predictor in predictors] == ["MindSpore CPU"] * 2
+    assert onnx_predictor.runtime.startswith("OpenVINO 20")
+    assert onnx_predictor.runtime.endswith(" float32")
+
+
+def test_only_onnx_files_do_without_mindspore():
+    assert not needs_mindspore("a.onnx")
+    assert all(needs_mindspore(name) for name in ("a.ckpt", "a.mindir", "a.onnx.ckpt", "a", ""))
+
+
+def test_an_onnx_is_predicted_without_importing_mindspore(exported_onnx):
+    code = (
+        "import sys; from src.predictor import Predictor; import numpy as np;"
+        f"p = Predictor({str(exported_onnx)!r}, {{}}, (0, 0, 0), (1, 1, 1));"
+        "p.run(np.zeros((1, 3, 32, 32), np.float32)); print('mindspore' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "False"), ran.stderr

@@ -182,7 +182,7 @@ class Experiment:
         if self.predictor is None:
             normalisation = config.nm_img_mean, config.nm_img_std
             self.predictor = Predictor(weights, config.network(), *normalisation)
-        checkpoint.load(self.predictor.network, weights)  # its compiled graphs stay
+        checkpoint.load(self.predictor.network.cell, weights)  # its compiled graphs stay
         tests = open_benchmarks(
             ",".join(TESTS), config.train_data_dir, config.benchmark_paths(), config.eval_size
         )
