@@ -1,0 +1,32 @@
+// The rule by which an image becomes the network's input size: that of src/data/transforms.py.
+#pragma once
+
+#include <string>
+
+namespace midas {
+
+struct Size {
+  int height = 0;  // pixels
+  int width = 0;
+};
+
+inline bool operator==(Size a, Size b) { return a.height == b.height && a.width == b.width; }
+inline bool operator!=(Size a, Size b) { return !(a == b); }
+
+constexpr int kSizeMultiple = 32;  // the network's deepest level is 1/32 of its input
+
+enum class ResizeMethod { kLowerBound, kUpperBound };
+
+// Keeps the aspect. With kLowerBound both sides are at least `bound`, with kUpperBound at most.
+struct ResizeRule {
+  ResizeMethod method = ResizeMethod::kUpperBound;
+  int bound = 384;  // pixels, a multiple of 32
+
+  // The network's input for an image of this size in pixels; both sides are multiples of 32.
+  Size OutputSize(Size image) const;
+
+  // "upper_bound 384"
+  std::string Text() const;
+};
+
+}  // namespace midas
