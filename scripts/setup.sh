@@ -242,13 +242,17 @@ debian_packages() {
 has_debian_packages() {
     case "$1" in
         dev) command -v chromium ;;
-        infer310) command -v cmake && command -v make && command -v c++ && has_opencv ;;
+        infer310) command -v cmake && command -v make && command -v g++ && has_opencv ;;
     esac >/dev/null
 }
 
 has_opencv() {
-    local header="include/opencv4/opencv2/imgcodecs.hpp"
-    [[ -n "${OpenCV_DIR:-}" || -f "/usr/$header" || -f "/usr/local/$header" ]]
+    local prefixes="${CMAKE_PREFIX_PATH:-}" prefix
+    for prefix in ${prefixes//:/ } /usr /usr/local; do
+        [[ ! -f "$prefix/include/opencv4/opencv2/imgcodecs.hpp" ||
+            ! -f "$prefix/include/opencv4/opencv2/imgproc.hpp" ]] || return 0
+    done
+    return 1
 }
 
 # The extras among these whose Debian packages are not there.

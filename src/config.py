@@ -51,7 +51,7 @@ def _json_file(value: str) -> str:
 
 
 def _sizes(value: str) -> str:
-    for size in filter(None, value.split(",")):
+    for size in value.split(",") if value.strip() else []:
         sides = re.fullmatch(r" *([0-9]{1,6})x([0-9]{1,6}) *", size)
         if not sides or any(int(side) % SIZE_MULTIPLE or not int(side) for side in sides.groups()):
             raise ValueError(
@@ -233,7 +233,7 @@ class Config(BaseModel):
 
     def export_sizes(self) -> list[tuple[int, int]]:
         """`export_size` as (height, width) each; empty if it is."""
-        sizes = (size.split("x") for size in self.export_size.split(",") if size.strip())
+        sizes = (size.split("x") for size in self.export_size.split(",") if "x" in size)
         return [(int(height), int(width)) for height, width in sizes]
 
     def file(self, key: str) -> str:

@@ -53,11 +53,12 @@ class FromNetwork:
     """A network as the source of predictions, see `src.scoring.Source`.
 
     Args:
-        batch_size: as in `Options`.
+        batch_size: as in `Options`; a file that is made for another takes that.
     """
 
     def __init__(self, predictor: Predictor, batch_size: int) -> None:
-        self.predictor, self.batch_size = predictor, batch_size
+        self.predictor = predictor
+        self.batch_size = predictor.fixed_batch or batch_size
 
     @cached_property
     def _weights(self) -> dict[str, str]:

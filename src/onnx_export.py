@@ -4,7 +4,7 @@ MindSpore cannot export bilinear interpolation. So a copy of the network that en
 nearest neighbour is exported, and its Resize nodes are rewritten to linear interpolation by a
 factor of two (https://onnx.ai/onnx/operators/onnx__Resize.html, version 11): no size stays in it.
 
-The package `onnx`, of the extra of that name, is imported here alone.
+The package `onnx`, of the extra of that name, is used here alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from src.cells import replace_part
+from src.errors import UserError
 from src.midas_net import MidasNet
 from src.onnx_runtimes import import_extra
 from src.refinenet import Upsample2x
@@ -59,7 +60,7 @@ def write_onnx(network: MidasNet, path: Path, mean: Sequence[float], std: Sequen
         mean, std: of the network's input, for the file's description.
 
     Raises:
-        UserError: the package onnx is not installed.
+        UserError: the package onnx is not installed, or the folder for temporary files is full.
         RuntimeError: MindSpore exported something else than is known here.
     """
     onnx = import_extra("onnx")
@@ -73,6 +74,11 @@ def write_onnx(network: MidasNet, path: Path, mean: Sequence[float], std: Sequen
                 file_name=str(exported),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
+            )
+        if not exported.is_file():  # it says nothing of that
+            raise UserError(
+                f"{folder}: MindSpore could not write the export here; free some space, or set "
+                "TMPDIR to another folder"
             )
         model = onnx.load(exported)
     resizes = _rewrite_resizes(model.graph)

@@ -87,6 +87,11 @@ class Predictor:
         return self.network.fixed_size
 
     @property
+    def fixed_batch(self) -> int | None:
+        """The number of images that the file takes at once; None: any."""
+        return self.network.fixed_batch
+
+    @property
     def fixed_size_text(self) -> str:
         """The one size that the file takes, width x height; empty if it takes any."""
         if self.fixed_size is None:
@@ -146,7 +151,7 @@ class Predictor:
         Raises:
             UserError: the prediction is not finite.
         """
-        size = self.network.fixed_batch or batch_size
+        size = self.fixed_batch or batch_size
         starts = range(0, len(inputs), size)
         return np.concatenate([self._run(inputs[start : start + size], size) for start in starts])
 
@@ -161,7 +166,7 @@ class Predictor:
         if is_new:
             runtime.restore_interrupt()
         if not np.isfinite(prediction).all():
-            raise UserError("weights: the prediction is not finite; this checkpoint has diverged")
+            raise UserError(f"{self.path}: the prediction is not finite; its training has diverged")
         return prediction[: len(inputs)]
 
     def _announce(self, size: int, _: int, height: int, width: int, used: int) -> None:

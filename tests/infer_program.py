@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 import shutil
 import subprocess
@@ -33,8 +34,10 @@ class Row:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's, without what would lead the build or the run elsewhere."""
-    left_out = ("LITE_HOME", "OpenVINO_DIR", "MIDAS_LIBRARY_LOG", "CXX", "CXXFLAGS")
+    """This process's, without what would lead the build or the run elsewhere; the limit that
+    MindSpore needs on the CPU's kernels makes bfloat16 impossible."""
+    of_builds = ("LITE_HOME", "OpenVINO_DIR", "CXX", "CXXFLAGS")
+    left_out = (*of_builds, "MIDAS_LIBRARY_LOG", "ONEDNN_MAX_CPU_ISA")
     kept = {key: value for key, value in os.environ.items() if key not in left_out}
     return kept | {"MIDAS_PYTHON": sys.executable} | changes
 
@@ -70,15 +73,20 @@ def build(source: Path, folder: Path, *flags: str, **changes: str) -> Path:
 
 def sanitized_build(folders: pytest.TempPathFactory) -> Path:
     """The build folder of the program with the probe and both backends, MindSpore Lite's by the
-    stand-in, under AddressSanitizer and LeakSanitizer; built once a session."""
-    folder = folders.getbasetemp() / "midas_infer_sanitized"
-    out = folder / "out"
-    if not folder.exists():
-        source = copy_source(folder)
-        stand_in = build(source / "tests" / "lite_stand_in", folder / "stand_in")
-        command("cmake", "--install", stand_in, "--prefix", folder / "lite")
-        flags = ("-DMIDAS_ASAN=ON", "-DMIDAS_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug")
-        build(source, out, *flags, LITE_HOME=str(folder / "lite"))
+    stand-in, under AddressSanitizer and LeakSanitizer; built once for all processes of pytest."""
+    base = folders.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "midas_infer_asan"
+    out, built = folder / "out", folder / "built"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            source = copy_source(folder)
+            stand_in = build(source / "tests" / "lite_stand_in", folder / "stand_in")
+            command("cmake", "--install", stand_in, "--prefix", folder / "lite")
+            flags = ("-DMIDAS_ASAN=ON", "-DMIDAS_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug")
+            build(source, out, *flags, LITE_HOME=str(folder / "lite"))
+            built.touch()
     return out
 
 

@@ -39,6 +39,7 @@ class StandIn:
     """
 
     fixed_size_text = ""
+    fixed_batch: int | None = None
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(

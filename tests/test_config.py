@@ -220,6 +220,7 @@ def test_config_path_is_no_key_of_a_file(write):
         ("export_size", "384"),
         ("export_size", "384x100"),
         ("export_size", "0x384"),
+        ("export_size", ","),
         ("export_size", "384x384,-32x32"),
         ("align_max_depth", "0"),
         ("align_max_depth", ".inf"),

@@ -286,6 +286,14 @@ def test_results_say_what_they_depend_on(tmp_path, weights):
     assert details["Kitti"]["settings"]["network_size"] == "96x64"
 
 
+def test_a_file_made_for_several_images_at_once_is_fed_that_many(tmp_path, weights):
+    stand_in = StandIn(weights)
+    stand_in.fixed_batch = 3
+    details = run(tmp_path / "out", stand_in, MadeUp(MIXED))
+    assert details["MadeUp"]["settings"]["batch_size"] == 3
+    assert max(shape[0] for shape in stand_in.batches) == 3
+
+
 def test_the_runtime_of_an_onnx_is_a_setting(tmp_path, weights):
     """Its precision is a choice; what computes a checkpoint is MindSpore, always."""
     stand_ins = [StandIn(tmp_path / name) for name in ("weights.onnx", "weights.ckpt")]

@@ -23,6 +23,8 @@ PATHS = {
 
 
 def path_of(weights: Path, path: str = "", file_format: str = "MINDIR", **more: str) -> Path:
+    weights.parent.mkdir(exist_ok=True)
+    weights.touch()
     options = {"device_target": "CPU", "onnx_runtime": "openvino", **more}
     return choose_path(str(weights), path, file_format, **options)
 
@@ -38,7 +40,7 @@ def test_the_file_is_beside_the_weights_by_default(tmp_path, file_format, name):
 
 def test_export_path_wins(tmp_path):
     given = tmp_path / "other.onnx"
-    assert path_of(tmp_path / "none" / "a.ckpt", str(given), "ONNX") == given
+    assert path_of(tmp_path / "weights" / "a.ckpt", str(given), "ONNX") == given
 
 
 @pytest.mark.parametrize("device", ["CPU", "GPU"])
@@ -62,6 +64,12 @@ def test_a_folder_that_is_not_there_and_one_in_the_files_place_are_refused(tmp_p
     (tmp_path / "b.mindir").mkdir()
     with pytest.raises(UserError, match=r"export_path: .*b\.mindir is a folder"):
         path_of(tmp_path / "a.ckpt", str(tmp_path / "b.mindir"))
+
+
+@pytest.mark.parametrize("weights", ["gone.ckpt", "/"])
+def test_weights_that_are_not_there_are_noticed_first(weights):
+    with pytest.raises(UserError, match=f"model_weights: {weights}: no such file"):
+        choose_path(weights, "", "MINDIR", "CPU", "openvino")
 
 
 @pytest.mark.parametrize("name", ["a.mindir", "a.onnx", "a.air"])

@@ -191,3 +191,10 @@ def test_the_full_network_gives_pytorchs_output_at_two_sizes(tmp_path, fold):
             for expected in (checkpoint, torchs):
                 share = np.abs(found - expected).max() / np.ptp(expected)
                 assert share < (1e-4 if fold else 1e-5), (runtime, size)
+
+
+def test_a_full_folder_for_temporary_files_is_named(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(ms.onnx, "export", lambda *_, **__: None)  # it says nothing then
+    with pytest.raises(UserError, match="could not write the export here; free some space"):
+        write_onnx(network, tmp_path / "a.onnx", MEAN, STD)
+    assert not (tmp_path / "a.onnx").exists()

@@ -236,7 +236,7 @@ def test_a_prediction_that_is_not_finite_is_refused(
         return output
 
     monkeypatch.setattr(type(network), "__call__", diverged)
-    with pytest.raises(UserError, match="not finite; this checkpoint has diverged"):
+    with pytest.raises(UserError, match="not finite; its training has diverged"):
         predictor.predict(photograph(64, 96), ResizeRule(96, 64))
     with pytest.raises(UserError, match="not finite"):
         predictor.run(inputs_of(3), batch_size=3)

@@ -12,6 +12,7 @@ from src.data.benchmarks import BENCHMARKS, open_benchmarks
 from src.errors import UserError
 from tests.benchmark_sets import (
     FILE_SETS,
+    paths,
     random_image,
     stored_depth,
     write_diw,
@@ -106,6 +107,17 @@ def test_a_folder_without_some_files_is_an_error_and_not_skipped(data_root, data
     file.unlink()
     with pytest.raises(UserError, match=r"incomplete, missing: .*depth/0000000000\.png"):
         opened(data_name, data_root)
+
+
+@pytest.mark.parametrize("name", ["Kitti", "Sintel", "TUM", "ETH3D"])
+def test_skipping_opens_what_is_incomplete_and_reading_names_the_file(data_root, name):
+    depth = data_root / name / paths(name, "scene", 0)[1]
+    depth.unlink()
+    problems = []
+    (benchmark,) = open_benchmarks(name, str(data_root), {name: (name,)}, 64, None, problems)
+    assert (len(benchmark), problems) == (1, [])
+    with pytest.raises(UserError, match=depth.name):
+        benchmark.read(0)
 
 
 @pytest.mark.parametrize("data_name", ["all", "NYU"])

@@ -309,7 +309,11 @@ class BareMachine:
         write_command(self.folder, "apt-cache", versions)
 
     def setup(self, extras: str) -> subprocess.CompletedProcess[str]:
-        return self.machine.setup(extras, PATH=self.path)
+        headers = self.folder / "include" / "opencv4" / "opencv2"
+        headers.mkdir(parents=True, exist_ok=True)
+        for name in ("imgcodecs.hpp", "imgproc.hpp"):
+            (headers / name).touch()
+        return self.machine.setup(extras, PATH=self.path, CMAKE_PREFIX_PATH=str(self.folder))
 
     def apt_calls(self) -> list[str]:
         """The last words of each call of apt-get."""

@@ -35,17 +35,19 @@ class Sintel(FileBenchmark):
     cap: ClassVar[float] = 72.0
     layout: ClassVar[str] = "final_left/<scene>/*.png and depth/<scene>/*.dpt"
 
-    def __init__(self, root: str | Path, size: int = 384, occluded: bool = True) -> None:
+    def __init__(
+        self, root: str | Path, size: int = 384, occluded: bool = True, check: bool = True
+    ) -> None:
         """
         Args:
-            root, size: as in `FileBenchmark`.
+            root, size, check: as in `FileBenchmark`.
             occluded: whether occluded pixels are valid.
 
         Raises:
             UserError: as in `FileBenchmark`.
         """
         self.occluded = occluded
-        super().__init__(root, size)
+        super().__init__(root, size, check)
 
     def find_pairs(self) -> Iterator[FilePair]:
         images, depths = self.root / "final_left", self.root / "depth"
