@@ -10,7 +10,8 @@
 # DEVICE_ID      0 when not given
 #
 # --batch_size, --precision, --backend, --size, --mean, --std and --threads are midas_infer's, see
-# ascend310_infer/README.md; the other keys are those of config.yaml, such as --upsampling.
+# ascend310_infer/README.md; the other keys are those of config.yaml, such as --upsampling, or its
+# --config_path. --size, --mean and --std follow from that configuration where they are not given.
 #
 #     result_val.json, result_val/                       scores, and their details with report.html
 #     result_depth/                                      depth maps of images
@@ -18,7 +19,9 @@
 #     infer_310_logs/{build,infer,postprocess}.log       what the three stages said
 #     earlier/<date-time>/                               what was there of an earlier run
 #
-# The exit code is that of the stage that failed; 1: some images failed, the others are done.
+# The exit code is that of the stage that failed; 1: some images failed, the others are done; 70: a
+# fault of postprocess.py itself; 129, 130, 143: stopped by SIGHUP, Ctrl-C, SIGTERM, which the stage
+# at work gets too.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -26,6 +29,9 @@ require_environment
 
 LOGS="$PWD/infer_310_logs"
 EARLIER="" # where this run moves what it finds
+CRASHED=1     # Python's exit code of a traceback
+SOME_FAILED=4 # postprocess.py's, of images
+{ : >&1; } 2>/dev/null || exec >/dev/null # nobody wants to see it
 
 # ---- what is asked for ----
 
@@ -75,6 +81,9 @@ while [[ $# -gt 0 ]]; do
         --data_name | --datapath_* | --input_path | --output_path | --result_path | --ann_file)
             fail "$key: set by this script; postprocess.py takes it"
             ;;
+        --onnx_precision) fail "$key: midas_infer does not take it; use --precision" ;;
+        --onnx_runtime) fail "$key: midas_infer does not take it; use --backend, --precision" ;;
+        --eval_batch_size) fail "$key: midas_infer does not take it; use --batch_size" ;;
         *) score_flags+=("$key=$value") ;;
     esac
 done
@@ -112,7 +121,7 @@ aside() {
         [[ -e "$path" ]] || continue
         choose_earlier
         folder="$(dirname -- "$EARLIER/$path")"
-        { mkdir -p -- "$folder" && "$1" -- "$path" "$folder/"; } || cannot_write
+        { mkdir -p -- "$folder" && "$1" -- "$path" "$folder/"; } 2>/dev/null || cannot_write
     done
 }
 
@@ -125,31 +134,116 @@ put_back() {
     local path
     [[ -n "$EARLIER" ]] || return 0
     for path in "$@"; do
-        [[ ! -e "$EARLIER/$path" ]] || mv -- "$EARLIER/$path" "$path" || cannot_write
+        [[ ! -e "$EARLIER/$path" ]] || mv -- "$EARLIER/$path" "$path" 2>/dev/null || cannot_write
     done
     rmdir -p -- "$EARLIER/result_Files" 2>/dev/null || true
 }
 
+# ---- signals ----
+
+STAGE=""    # the process that leads the group of the stage at work
+SIGNALLED=0 # the exit code of a signal that came
+
+# caught NAME NUMBER
+caught() {
+    SIGNALLED=$((128 + $2))
+    [[ -z "$STAGE" ]] || signal_stage "$1" || kill "-$1" "$STAGE" 2>/dev/null || true
+}
+
+signal_stage() {
+    kill "-$1" -- "-$STAGE" 2>/dev/null
+}
+
+trap 'caught HUP 1' HUP
+trap 'caught INT 2' INT
+trap 'caught QUIT 3' QUIT
+trap 'caught TERM 15' TERM
+trap '' PIPE # without a reader of stdout the work goes on
+
+# await PID: its exit code; a signal ends a wait, not the process.
+await() {
+    local code=0
+    wait "$1" || code=$?
+    while kill -0 "$1" 2>/dev/null; do wait "$1" || true; done
+    return "$code"
+}
+
+# What the stage itself has started may need a moment longer than the stage, but not for ever.
+end_stragglers() {
+    local tries
+    for ((tries = 0; tries < 100; tries++)); do
+        signal_stage 0 || return 0
+        sleep 0.1
+    done
+    signal_stage KILL || true
+}
+
 # ---- the three stages ----
+
+# Run a command as the leader of a process group, so that signals reach all it starts, with the
+# signals' defaults: bash has a command in the background ignore SIGINT, Python ignores SIGPIPE.
+LEAD="
+import os, signal, sys
+os.setpgid(0, 0)
+for name in ('SIGINT', 'SIGQUIT', 'SIGPIPE', 'SIGXFSZ'):
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    print(f'error: {sys.argv[1]}: {error.strerror}', file=sys.stderr)
+    sys.exit(126)
+"
+
+# Copy stdin to a file and, as long as somebody takes it, to stdout; fails if the file's part does.
+keep_log() {
+    trap '' HUP INT QUIT TERM # it has to keep what the stage says at its end
+    exec 2>/dev/null
+    tee -- "$1" | { cat || cat >/dev/null; }
+}
+
+say() {
+    # shellcheck disable=SC2059
+    printf "$@" 2>/dev/null || true
+}
 
 # run_stage NAME COMMAND...: its output on the screen and in its log; returns its exit code.
 run_stage() {
-    local log="$LOGS/$1.log" codes
-    printf '== %s\n' "$1"
-    "${@:2}" 2>&1 | tee -i -- "$log" && return 0
-    codes=("${PIPESTATUS[@]}")
-    ((codes[1] == 0)) || cannot_write
-    return "${codes[0]}"
+    local code=0 out keeper
+    ((SIGNALLED == 0)) || return "$SIGNALLED"
+    say '== %s\n' "$1"
+    exec {out}> >(keep_log "$LOGS/$1.log" 9>&-)
+    keeper=$!
+    "$PYTHON" -I -S -c "$LEAD" "${@:2}" >&"$out" 2>&1 {out}>&- 9>&- &
+    STAGE=$!
+    exec {out}>&-
+    ((SIGNALLED == 0)) || kill -TERM "$STAGE" 2>/dev/null || true # it came before STAGE was known
+    await "$STAGE" || code=$?
+    ((SIGNALLED == 0)) || end_stragglers
+    STAGE=""
+    await "$keeper" || ((SIGNALLED)) || cannot_write
+    ((SIGNALLED == 0)) || code=$SIGNALLED
+    return "$code"
 }
 
-# stop NAME CODE: of a stage that failed.
+has_scores() {
+    grep -qs "\"$dataset\"" result_val.json
+}
+
+# stop NAME CODE [EXIT_CODE]: of a stage that failed.
 stop() {
-    local log="$LOGS/$1.log"
+    local log="$LOGS/$1.log" note=""
+    if [[ "$1" == infer ]] && has_scores; then
+        note=" result_val.json holds scores of an earlier run;"
+    elif [[ "$1" == postprocess && -n "$EARLIER" ]] && has_scores &&
+        cmp -s result_val.json "$EARLIER/result_val.json"; then
+        note=" result_val.json holds scores of an earlier run;"
+    fi
     {
-        printf 'error: %s failed with exit code %d; its log, %s, ends with:\n' "$1" "$2" "$log"
-        tr '\r' '\n' <"$log" | sed '/^ *$/d' | tail -n 8 | sed 's/^/    /'
+        printf 'error: %s failed with exit code %d;%s its log, %s, ends with:\n' \
+            "$1" "$2" "$note" "$log"
+        [[ ! -e "$log" ]] || tr '\r' '\n' <"$log" | sed '/^ *$/d' | tail -n 8 | sed 's/^/    /'
     } >&2
-    exit "$2"
+    exit "${3:-$2}"
 }
 
 build() {
@@ -173,16 +267,36 @@ infer() {
 
 postprocess() {
     local code=0 more=()
-    [[ "$dataset" != images ]] || aside mv result_depth
-    ! grep -qs "\"$dataset\"" result_val.json || aside keep_copy result_val.json result_val
+    if [[ "$dataset" == images ]]; then
+        aside mv result_depth
+    elif has_scores || [[ ! -e result_val.json ]]; then
+        aside keep_copy result_val.json result_val
+    fi
     ((incomplete == 0)) || more=(--on_error skip)
     run_stage postprocess "${score[@]}" "${more[@]}" "${score_flags[@]}" || code=$?
-    # For images, 1 says that some failed.
-    if [[ "$dataset" == images && "$code" == 1 ]]; then
+    if [[ "$dataset" == images && "$code" == "$SOME_FAILED" ]]; then
         incomplete=1
+    elif ((code == CRASHED)); then
+        stop postprocess "$code" 70
     elif ((code)); then
         stop postprocess "$code"
     fi
+}
+
+# A mistake that the last stage would find should not cost the time of the others. The configuration
+# also says what the program needs to know, where the user did not.
+check() {
+    local code=0 lines line
+    lines="$("${score[@]}" --check "${score_flags[@]}")" || code=$?
+    ((SIGNALLED == 0)) || exit "$SIGNALLED"
+    if ((code == CRASHED)); then
+        printf 'error: postprocess.py --check crashed, see above; nothing was done\n' >&2
+        exit 70
+    fi
+    ((code == 0)) || exit "$code"
+    while IFS= read -r line; do
+        [[ " ${infer_flags[*]} " == *" ${line%%=*} "* ]] || infer_flags+=("${line%%=*}" "${line#*=}")
+    done <<<"$lines"
 }
 
 tell() {
@@ -199,8 +313,7 @@ tell() {
     [[ "$dataset" == images ]] || printf 'result_val.json  %s\n' "$(<result_val.json)"
 }
 
-# A mistake that the last stage would find should not cost the time of the others.
-"${score[@]}" --check "${score_flags[@]}"
+check
 exec 9<.
 flock --nonblock 9 || fail "another run works in $PWD: wait for it, or take another folder"
 aside mv infer_310_logs
@@ -209,7 +322,7 @@ incomplete=0
 build
 infer
 postprocess
-tell
+tell 2>/dev/null || true # without a reader
 if ((incomplete)); then
     printf 'error: not all images are in these results: the logs name those that failed\n' >&2
     exit 1

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,7 +172,7 @@ def write_report(folder: Path) -> Path:
                 for name, result in results.items()
             ],
             settings=_settings_view(common),
-            notes=list(_notes(results, common)),
+            notes=list(_notes(results)),
             published={"Mixed training sets": MIXED, "ReDWeb alone": REDWEB},
             measures=_measures(results),
             size=(histogram.WIDTH, histogram.HEIGHT),
@@ -287,11 +287,14 @@ def _settings_view(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return view
 
 
-def _notes(results: Results, common: Mapping[str, Any]) -> Iterator[str]:
+def _notes(results: Results) -> Iterator[str]:
     """What keeps these numbers from being compared with each other or with the published ones."""
-    key = "checkpoint_sha256"
-    if key not in common and any(key in result.settings for result in results.values()):
+    if not _one_checkpoint([result.settings for result in results.values()]):
         yield "The benchmarks were not evaluated with one and the same checkpoint."
+    computed = {name: _computed_by(result.settings) for name, result in results.items()}
+    if len(set(computed.values())) > 1:
+        found = ", ".join(f"{name} by {by}" for name, by in computed.items())
+        yield f"The benchmarks were not computed alike: {found}."
     sizes = {
         str(result.settings.get("network_size", _PROTOCOL_SIZE)) for result in results.values()
     }
@@ -304,6 +307,19 @@ def _notes(results: Results, common: Mapping[str, Any]) -> Iterator[str]:
         if result.skipped:
             total = len(result.skipped) + result.images
             yield f"{name}: {len(result.skipped):,} of {total:,} images were skipped."
+
+
+def _computed_by(settings: Mapping[str, Any]) -> str:
+    """In words; evaluations of checkpoints do not record it."""
+    found = [str(settings[key]) for key in ("runtime", "backend", "precision") if key in settings]
+    return " ".join(found) or "MindSpore"
+
+
+def _one_checkpoint(settings: Sequence[Mapping[str, Any]]) -> bool:
+    """By the files' hashes; where one is missing, their names must be the same too."""
+    hashes = [one.get("checkpoint_sha256") for one in settings]
+    names = {one.get("checkpoint") for one in settings}
+    return len(set(hashes) - {None}) <= 1 and (None not in hashes or len(names) == 1)
 
 
 def _benchmark_view(

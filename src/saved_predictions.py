@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -21,13 +22,18 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 from src import image_io
 from src.align import Alignment
 from src.data import transforms
-from src.data.benchmarks import Benchmark
+from src.data.benchmarks import Benchmark, open_benchmarks
 from src.data.benchmarks.base import FileBenchmark
 from src.data.transforms import Upsampling
 from src.errors import UserError
 from src.inference import NoPredictionError, write_depth_maps
 from src.scoring import sha256, words
 from src.summary import Result, table
+
+LOG = logging.getLogger("midas")
+
+BENCHMARKS = ("Kitti", "Sintel", "TUM")
+"""Those that the program knows."""
 
 COLUMNS = ("image", "file", "height", "width", "image_height", "image_width")
 _LISTED = 3  # images that a message names
@@ -58,6 +64,11 @@ class Run(BaseModel):
         return "x".join(reversed(size.split("x")))
 
     @property
+    def is_fixed(self) -> bool:
+        """The model has one size, whatever the rule."""
+        return self.resize.startswith("fixed ")
+
+    @property
     def normalisation(self) -> str:
         return normalisation(self.mean, self.std)
 
@@ -85,6 +96,15 @@ class PredictionFolder:
         self.run = _read_run(path / "run.json")
         self.entries = dict(_read_entries(path / "predictions.csv"))
 
+    def model_hash(self) -> dict[str, str]:
+        """checkpoint_sha256, unless the model is gone or has changed since it predicted."""
+        model = Path(self.run.model)
+        try:
+            changed = model.stat().st_mtime_ns > (self.path / "run.json").stat().st_mtime_ns
+        except OSError:
+            return {}
+        return {"checkpoint_sha256": sha256(model)} if model.is_file() and not changed else {}
+
     def read(self, image: str, height: int, width: int) -> np.ndarray:
         """The prediction of an image of this size in pixels: float32 [h, w], at the network's size.
 
@@ -109,25 +129,36 @@ class PredictionFolder:
             raise NoPredictionError(f"{entry.file}: holds values that are not finite; {_AGAIN}")
         return prediction
 
-    def require(self, images: Iterable[str], all_of_them: bool) -> None:
-        """Raise unless these are the images of the data that was predicted.
+    def require_known(self, images: Iterable[str], skip: bool) -> None:
+        """Raise unless the rows are of these images, those of the data.
 
         Args:
-            images: those of the data.
-            all_of_them: each must have a row.
+            skip: some rows may be of others, which is logged; not all.
 
         Raises:
-            UserError: a row is of none of them, or an image has none; names the first.
+            UserError: they are not; names the first.
         """
-        images = list(images)
+        unknown = sorted(self.entries.keys() - set(images))
         table = self.path / "predictions.csv"
-        if unknown := sorted(self.entries.keys() - set(images)):
+        if unknown and not (skip and len(unknown) < len(self.entries)):
             raise UserError(
                 f"{table}: {_first(unknown)}: no such image in the data; give the folder that was "
                 "predicted"
             )
+        if unknown:
+            count, total = len(unknown), len(self.entries)
+            names = _first(unknown)
+            LOG.warning("%s: %d of %d rows have no image: %s", table, count, total, names)
+
+    def require_all(self, images: Sequence[str]) -> None:
+        """Raise unless each of these images has a row.
+
+        Raises:
+            UserError: names the first that have none.
+        """
         missing = [image for image in images if image not in self.entries]
-        if missing and all_of_them:
+        table = self.path / "predictions.csv"
+        if missing:
             raise UserError(
                 f"{table}: {len(missing)} of {len(images)} images have no prediction: "
                 f"{_first(missing)}; {_AGAIN}, or leave them out with --on_error skip"
@@ -139,29 +170,33 @@ class SavedPredictions:
 
     Args:
         folder: result_Files.
-        benchmarks: those that are scored.
-        skip_damaged: images may be without prediction.
+        benchmarks: those that are scored, all of them in BENCHMARKS.
+        skip_damaged: images may be without prediction, and rows without image.
 
     Raises:
-        UserError: as in `PredictionFolder` and its `require`.
+        UserError: as in `PredictionFolder` and its `require_known` and `require_all`.
     """
 
     def __init__(self, folder: Path, benchmarks: Sequence[Benchmark], skip_damaged: bool) -> None:
         self.folders: dict[str, PredictionFolder] = {}
         self._images: dict[str, list[str]] = {}
+        self._rules: dict[str, str] = {}
         for benchmark in benchmarks:
             images = list(_image_names(benchmark))
             predictions = PredictionFolder(folder / benchmark.name)
-            predictions.require(images, all_of_them=not skip_damaged)
+            predictions.require_known(images, skip_damaged)
+            if not skip_damaged:
+                predictions.require_all(images)
             self.folders[benchmark.name] = predictions
             self._images[benchmark.name] = images
+            self._rules[benchmark.name] = f"{benchmark.resize.method} {benchmark.resize.width}"
 
     def settings(self, benchmark: Benchmark) -> dict[str, Any]:
-        run = self.folders[benchmark.name].run
-        model = Path(run.model)
+        folder = self.folders[benchmark.name]
+        run = folder.run
         return {
             "checkpoint": run.model,
-            **({"checkpoint_sha256": sha256(model)} if model.is_file() else {}),
+            **folder.model_hash(),
             "dataset": str(benchmark.root.resolve()),
             "network_size": run.network_size,
             "normalisation": run.normalisation,
@@ -193,35 +228,47 @@ class SavedPredictions:
 
         Args:
             results, upsampling: as in `src.summary.table`.
-            mean, std: those that the network was trained with; a run with others is told.
+            mean, std: those that the network was trained with; a run with others is told, as is
+                one with another resize rule than the benchmark's.
         """
         runs = [folder.run for folder in self.folders.values()]
         text = table(results, _listed(run.network_size for run in runs), upsampling)
         text += f"; computed by {_listed(f'{run.backend} in {run.precision}' for run in runs)}"
         expected = normalisation(mean, std)
         others = [run.normalisation for run in runs if run.normalisation != expected]
-        return f"{text}, normalised by {_listed(others)} instead of {expected}" if others else text
+        if others:
+            text += f", normalised by {_listed(others)} instead of {expected}"
+        sizes = [
+            f"{folder.run.resize} instead of {self._rules[name]}"
+            for name, folder in self.folders.items()
+            if folder.run.resize != self._rules[name] and not folder.run.is_fixed
+        ]
+        return f"{text}, predicted at {_listed(sizes)}" if sizes else text
 
 
-def write_saved_depth_maps(
-    folder: Path, source: Path, output: Path, alignment: Alignment | None = None
+def write_saved(
+    folder: Path,
+    source: Path,
+    output: Path,
+    alignment: Alignment | None = None,
+    skip_damaged: bool = False,
 ) -> int:
     """Write the depth maps of a folder of images, as midas_run does, from saved predictions.
 
     Args:
         folder: of the predictions, result_Files/images.
         source, output, alignment: as in `write_depth_maps`.
+        skip_damaged: predictions may be without image.
 
     Returns:
         The number of images that failed, those without prediction among them.
 
     Raises:
-        UserError: as in `write_depth_maps` and `PredictionFolder`, or a prediction is of none of
-            the images.
+        UserError: as in `write_depth_maps`, `PredictionFolder` and its `require_known`.
     """
     predictions = PredictionFolder(folder)
     images, _ = image_io.list_images(source)
-    predictions.require((image.name for image in images), all_of_them=False)
+    predictions.require_known((image.name for image in images), skip_damaged)
 
     def predict(path: Path, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
@@ -232,18 +279,71 @@ def write_saved_depth_maps(
     return write_depth_maps(predict, source, output, alignment)
 
 
+def open_predicted(
+    folder: Path,
+    data_name: str,
+    root: str,
+    paths: Mapping[str, Sequence[str]],
+    size: int,
+    options: Mapping[str, Mapping[str, Any]],
+    problems: list[str] | None,
+) -> list[Benchmark]:
+    """The benchmarks that `data_name` asks for; of `all`, those that were predicted.
+
+    Args:
+        folder: result_Files.
+        data_name, root, paths, size, options, problems: as in `open_benchmarks`.
+
+    Raises:
+        UserError: as in `open_benchmarks`, the program does not know one of them, or none is left.
+    """
+    names = _predicted_names(data_name, folder)
+    benchmarks = open_benchmarks(names, root, paths, size, options, problems)
+    if not benchmarks:
+        raise UserError("; ".join(problems or ()))
+    return benchmarks
+
+
+def midas_infer_flags(size: int, mean: Sequence[float], std: Sequence[float]) -> str:
+    """The flags of midas_infer, one a line.
+
+    Args:
+        size: bound of the resize rule in pixels.
+        mean, std: of RGB in [0, 1].
+    """
+    mean_text, std_text = (",".join(map(repr, values)) for values in (mean, std))
+    return f"--size={size}\n--mean={mean_text}\n--std={std_text}"
+
+
 def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
     """In words, of RGB in [0, 1]."""
     return f"mean {words(mean)}, std {words(std)}"
 
 
+def _predicted_names(data_name: str, folder: Path) -> str:
+    if data_name.strip().lower() == "all":
+        names = [name for name in BENCHMARKS if (folder / name).is_dir()]
+        for name in BENCHMARKS:
+            if name not in names:
+                LOG.info("%s: no predictions in %s", name, folder)
+        if not names:
+            raise UserError(
+                f"result_path: {folder}: no predictions of {', '.join(BENCHMARKS)}; let "
+                "ascend310_infer predict one first"
+            )
+        return ",".join(names)
+    for name in data_name.split(","):
+        if name.strip().lower() not in map(str.lower, BENCHMARKS):
+            raise UserError(
+                f"data_name: ascend310_infer does not predict {name.strip()}; expected "
+                f"{', '.join(BENCHMARKS)}, several by comma, or all, or images"
+            )
+    return data_name
+
+
 def _image_names(benchmark: Benchmark) -> Iterator[str]:
     """The images of a benchmark in its order, relative to its folder, with '/'."""
-    if not isinstance(benchmark, FileBenchmark):
-        raise UserError(
-            f"data_name: ascend310_infer does not predict {benchmark.name}; expected Kitti, Sintel "
-            "or TUM, or images"
-        )
+    assert isinstance(benchmark, FileBenchmark)  # as all of BENCHMARKS
     for pair in sorted(benchmark.find_pairs()):  # in the order of its ids
         inside = pair.image.is_relative_to(benchmark.root)
         root = benchmark.root if inside else benchmark.root.resolve()

@@ -115,7 +115,7 @@ def test_predictions_of_the_network_give_its_results_to_the_last_bit(
     files = ResultFiles(tmp_path / "eval/result_val.json")
     evaluate_all(predictor, benchmarks, files, Options(upsampling=upsampling))
 
-    options = ("--upsampling", upsampling, "--sintel_occluded", occluded)
+    options = ("--upsampling", upsampling, "--sintel_occluded", occluded, "--eval_size", SIZE)
     assert run(tmp_path, "--data_name", "Kitti,Sintel,TUM", *options) == 0
     expected = tmp_path / "eval/result_val.json"
     assert (tmp_path / "result_val.json").read_bytes() == expected.read_bytes()
@@ -208,6 +208,19 @@ def test_the_settings_are_those_of_the_run(place):
     assert all(word in page for word in ("bfloat16", "Some CPU", str(model), WEIGHTS_SHA256[:12]))
 
 
+@pytest.mark.parametrize(("seconds", "known"), [(-1, True), (0, True), (1, False)])
+def test_a_model_that_changed_since_it_predicted_has_no_hash(place, seconds, known):
+    model = place / "model.onnx"
+    model.write_bytes(b"weights")
+    write_run(place / "result_Files/Kitti", {"model": str(model)})
+    os.utime(place / "result_Files/Kitti/run.json", (1_700_000_000, 1_700_000_000))
+    os.utime(model, (1_700_000_000 + seconds, 1_700_000_000 + seconds))
+    run(place, "--data_name", "Kitti")
+    settings = details(place)["Kitti"]["settings"]
+    assert settings.get("checkpoint_sha256") == (WEIGHTS_SHA256 if known else None)
+    assert settings["checkpoint"] == str(model)
+
+
 def test_a_model_that_is_not_here_has_no_hash(place):
     run(place, "--data_name", "Kitti")
     settings = details(place)["Kitti"]["settings"]
@@ -244,6 +257,24 @@ def test_what_differs_from_the_protocol_is_in_the_last_line_and_the_settings(
     if size != "384":
         page = (place / "result_val/report.html").read_text()
         assert f"Network size {size}; the published errors are of size 384." in page
+
+
+@pytest.mark.parametrize(
+    ("predicted", "told"),
+    [
+        ("lower_bound 128", ""),
+        ("lower_bound 384", "predicted at lower_bound 384 instead of lower_bound 128"),
+        ("upper_bound 128", "predicted at upper_bound 128 instead of lower_bound 128"),
+        ("fixed 384x384", ""),
+    ],
+)
+def test_another_resize_rule_than_the_benchmarks_is_in_the_last_line(
+    place, capsys, predicted, told
+):
+    write_run(place / "result_Files/Kitti", {"resize": predicted})
+    run(place, "--data_name", "Kitti", "--eval_size", 128)
+    *_, last, _ = capsys.readouterr().out.splitlines()
+    assert last.endswith(f", {told}" if told else "computed by openvino in float32")
 
 
 def test_other_means_in_the_configuration_are_those_to_compare_with(place, capsys):
@@ -295,8 +326,10 @@ def cell(lines: list[str], row: int, column: int, value: str) -> list[str]:
         (lambda lines: [*lines[:2], "a,b,1", *lines[2:]], "predictions.csv, line 3: expected"),
         (lambda lines: [*lines, 'x,"y'], "predictions.csv, line 6: expected"),
         (
-            lambda lines: cell(lines, 1, 0, "two/image/1.png"),
-            "predictions.csv: two/image/1.png: no such image in the data; give the folder that was",
+            lambda lines: [lines[0], *(f"two/{line}" for line in lines[1:])],
+            "predictions.csv: two/one/image/0000000000.png, two/one/image/0000000001.png, "
+            "two/one/image/0000000002.png and 1 more: no such image in the data; give the folder "
+            "that was",
         ),
     ],
 )
@@ -304,6 +337,14 @@ def cell(lines: list[str], row: int, column: int, value: str) -> list[str]:
 def test_a_table_of_something_else_is_an_error_always(place, change, message, on_error):
     rewrite(place, change)
     assert message in refused(place, "--on_error", on_error)
+
+
+def test_rows_without_image_are_an_error_or_left_out(place, caplog):
+    table = rewrite(place, lambda lines: cell(lines, 1, 0, "two/image/1.png"))
+    assert f"{table}: two/image/1.png: no such image in the data; give the folder" in refused(place)
+    run(place, "--data_name", "Kitti", "--on_error", "skip")
+    assert f"{table}: 1 of 4 rows have no image: two/image/1.png" in caplog.messages
+    assert details(place)["Kitti"]["images"] == 3
 
 
 def test_images_without_a_row_are_named_or_skipped(place):
@@ -439,6 +480,28 @@ def test_benchmarks_that_the_program_does_not_know_are_refused(tmp_path):
         run(tmp_path, "--data_name", "DIW")
 
 
+def test_all_are_those_that_were_predicted(place, caplog):
+    caplog.set_level("INFO", "midas")
+    (place / "data/DIW").mkdir()  # no DIW data set: it is not looked at
+    assert run(place, "--data_name", "all") == 0
+    assert list(details(place)) == ["Kitti"]
+    for name in ("Sintel", "TUM"):
+        assert f"{name}: no predictions in {place}/result_Files" in caplog.messages
+
+
+def test_all_of_nothing_is_an_error(place):
+    (place / "result_Files/Kitti").rename(place / "result_Files/NYU")
+    with pytest.raises(UserError, match=r"result_Files: no predictions of Kitti, Sintel, TUM; let"):
+        run(place, "--data_name", "all")
+
+
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_skipping_needs_a_benchmark_that_is_left(place, capsys, check):
+    shutil.rmtree(place / "data/Kitti/one")
+    assert "no Kitti images found" in refused(place, "--on_error", "skip", *check)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("name", ['a, "b".png', "ä ö.png", "\udcff.png", "a\nb.png"])
 def test_names_of_all_kinds_find_their_prediction(tmp_path, name):
     image, depth = random_image(0, (6, 8)), stored_depth("Kitti", 0, (6, 8))
@@ -471,6 +534,13 @@ def test_a_check_needs_the_data_and_no_predictions(place, missing):
     else:
         assert run(place, "--data_name", "Kitti", "--check") == 0
     assert [path.name for path in place.iterdir()] == ["data"]
+
+
+def test_a_check_prints_the_flags_of_the_program(place, capsys):
+    values = "eval_size: 128\nnm_img_mean: [0.5, 0.25, 0]\nnm_img_std: [1, 0.5, 0.125]\n"
+    (place / "config.yaml").write_text(values)
+    run(place, "--data_name", "Kitti", "--check", "--config_path", "config.yaml")
+    assert capsys.readouterr().out == "--size=128\n--mean=0.5,0.25,0.0\n--std=1.0,0.5,0.125\n"
 
 
 # --- Depth maps of images -------------------------------------------------------------------------
@@ -514,6 +584,15 @@ def test_depth_maps_are_those_of_midas_run(photographs, predictor):
     assert not (photographs / "result_val.json").exists()
 
 
+def test_images_may_be_in_capitals_and_a_check_prints_their_size(photographs, capsys):
+    sizes = ("--img_width", 256, "--img_height", 128, "--eval_size", 64)
+    assert draw(photographs, "--data_name", "Images", "--check", *sizes) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        *("--size=256", "--mean=0.485,0.456,0.406", "--std=0.229,0.224,0.225")
+    ]
+    assert not (photographs / "result_depth").exists()
+
+
 def test_known_distances_give_metric_depth(photographs, predictor):
     predict_folder(predictor, RULE, photographs / "photographs", photographs / "plain")
     data = (photographs / "plain/a.pfm").read_bytes()
@@ -540,7 +619,7 @@ def test_one_bad_image_does_not_stop_the_others(photographs, capsys, caplog, pro
     else:
         image = photographs / "photographs/a.png"
         image.write_bytes(image.read_bytes()[:-30])
-    assert draw(photographs) == 1
+    assert draw(photographs) == 4
     assert sorted(contents(photographs / "result_depth")) == ["b.pfm", "b.png", "b_depth.png"]
     assert capsys.readouterr().err.endswith("error: images that failed, named above: 1\n")
     assert "error: " in caplog.text
@@ -553,6 +632,8 @@ def test_predictions_of_another_folder_are_refused(photographs):
     with pytest.raises(UserError, match=r"predictions\.csv: a\.png: no such image in the data"):
         draw(photographs)
     assert not (photographs / "result_depth").exists()
+    assert draw(photographs, "--on_error", "skip") == 0
+    assert sorted(contents(photographs / "result_depth")) == ["b.pfm", "b.png", "b_depth.png"]
 
 
 # --- As a program ---------------------------------------------------------------------------------

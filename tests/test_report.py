@@ -256,6 +256,49 @@ def test_notes_name_what_keeps_numbers_from_being_compared(tmp_path):
     assert "Sintel: 1 of 2 images were skipped" in page.text
 
 
+def noted(folder: Path, kitti: dict[str, str], sintel: dict[str, str]) -> str:
+    """The page of two benchmarks with these settings and no others."""
+    entries = {
+        "Kitti": benchmark("bad_pixel_percent", [1.0], settings=kitti),
+        "Sintel": benchmark("abs_rel", [0.1], settings=sintel),
+    }
+    return page_of(write_evaluation(folder, **entries)).text
+
+
+@pytest.mark.parametrize(
+    ("kitti", "sintel", "same"),
+    [
+        (("a.onnx", "1"), ("a.onnx", "1"), True),
+        (("a.onnx", "1"), ("b.onnx", "1"), True),
+        (("a.onnx", "1"), ("a.onnx", "2"), False),
+        (("a.onnx", None), ("a.onnx", None), True),
+        (("a.onnx", None), ("b.onnx", None), False),
+        (("a.onnx", "1"), ("a.onnx", None), True),
+        (("a.onnx", "1"), ("b.onnx", None), False),
+    ],
+)
+def test_another_checkpoint_is_told_by_its_hash_or_else_its_name(tmp_path, kitti, sintel, same):
+    settings = [
+        {"checkpoint": name} | ({"checkpoint_sha256": sha256} if sha256 else {})
+        for name, sha256 in (kitti, sintel)
+    ]
+    assert ("one and the same checkpoint" in noted(tmp_path, *settings)) != same
+
+
+def test_another_runtime_or_precision_is_told(tmp_path):
+    program = {"backend": "openvino", "precision": "float32"}
+    coarse = program | {"precision": "bfloat16"}
+    words = "The benchmarks were not computed alike: "
+    assert words not in noted(tmp_path, program, dict(program))
+    assert words not in noted(tmp_path, {}, {})
+    expected = f"{words}Kitti by openvino float32, Sintel by openvino bfloat16."
+    assert expected in noted(tmp_path, program, coarse)
+    expected = f"{words}Kitti by openvino float32, Sintel by lite float32."
+    assert expected in noted(tmp_path, program, program | {"backend": "lite"})
+    expected = f"{words}Kitti by OpenVINO 2026.4 float32, Sintel by MindSpore."
+    assert expected in noted(tmp_path, {"runtime": "OpenVINO 2026.4 float32"}, {})
+
+
 # ---- histograms ----
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from src.image_io import read_image
 from src.predictor import Predictor
 from tests import file_formats
 from tests.benchmark_sets import metres, paths, random_image, stored_depth, write_files
+from tests.infer_program import SETUP, copy_source
 from tests.saved_files import Saved, write_saved
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,6 +34,7 @@ BUILD = """#!/usr/bin/env bash
 printf 'building\\n'
 [[ -z "${FAKE_BUILD_CODE:-}" ]] || { echo 'error: no compiler' >&2; exit "$FAKE_BUILD_CODE"; }
 touch "$FAKE/built"
+[[ -z "${FAKE_BLOCK:-}" ]] || mkdir infer_310_logs/infer.log
 """
 
 INFER = """#!/usr/bin/env bash
@@ -54,6 +57,11 @@ cp -r "$FAKE/$dataset" "$output/result_Files/$dataset"
 printf 'NN inference cost average time: 1.5 ms of infer_count 3\\n' \\
     >"$output/time_Result/test_perform_static.txt"
 printf 'line on stderr\\n' >&2
+if [[ -n "${FAKE_STAY:-}" ]]; then
+    for name in HUP INT TERM; do trap "echo $name >>'$FAKE/got'; exit 99" "$name"; done
+    touch "$FAKE/ready"
+    sleep 300
+fi
 [[ -z "${FAKE_SIGNAL:-}" ]] || kill "-$FAKE_SIGNAL" $$
 exit "${FAKE_CODE:-0}"
 """
@@ -83,14 +91,18 @@ def write_data(place: Path, name: str, kept: int = IMAGES) -> None:
     write_saved(place / "fake" / name, predictions)
 
 
+def copy_script(repo: Path) -> Path:
+    """The script and what it runs, but for ascend310_infer, in a folder of its own."""
+    for name in ("scripts/run_infer_310.sh", "scripts/common.sh", "postprocess.py"):
+        put(repo / name, (REPOSITORY / name).read_text())
+    (repo / "src").symlink_to(REPOSITORY / "src")
+    return repo
+
+
 @pytest.fixture
 def place(tmp_path) -> Path:
     """The repository with a stand-in for ascend310_infer, data, models and a working folder."""
-    repo = tmp_path / "the repo"
-    for name in ("run_infer_310.sh", "common.sh"):
-        put(repo / "scripts" / name, (REPOSITORY / "scripts" / name).read_text())
-    put(repo / "postprocess.py", (REPOSITORY / "postprocess.py").read_text())
-    (repo / "src").symlink_to(REPOSITORY / "src")
+    repo = copy_script(tmp_path / "the repo")
     put(repo / "ascend310_infer/build.sh", BUILD)
     put(repo / "ascend310_infer/out/midas_infer", INFER).chmod(0o755)
     for name in ("Kitti", "Sintel"):
@@ -193,6 +205,18 @@ def test_flags_go_to_the_stage_that_knows_them(place):
     }
     details = json.loads((place / "my work/result_val/results.json").read_text())
     assert details["Sintel"]["settings"]["upsampling"] == "bicubic"
+
+
+def test_the_configuration_decides_what_the_program_computes(place):
+    values = "eval_size: 128\nnm_img_mean: [0.5, 0.25, 0]\nnm_img_std: [1, 0.5, 0.125]\n"
+    put(place / "my work/run.yaml", values)
+    good(place, *KITTI, "--config_path", "run.yaml", "--std", "1,1,1")
+    found = passed_on(place)
+    assert (found["--size"], found["--mean"]) == ("128", "0.5,0.25,0.0")
+    assert found["--std"] == "1,1,1", "what the user says wins"
+    done = good(place, *KITTI, "--eval_size", "256")
+    assert passed_on(place)["--size"] == "256"
+    assert "predicted at upper_bound 384 instead of lower_bound 256\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -308,6 +332,9 @@ def test_what_is_there_of_somebody_elses_stays(place):
         ([*KITTI, "--upsampling", "nearest"], "upsampling: got 'nearest'"),
         ([*KITTI, "--upsamplign", "bicubic"], "upsamplign: no such key; did you mean upsampling?"),
         ([*KITTI, "--ann_file", "a.json"], "--ann_file: set by this script"),
+        ([*KITTI, "--onnx_precision", "bfloat16"], "--onnx_precision: {no}; use --precision"),
+        ([*KITTI, "--onnx_runtime=openvino"], "--onnx_runtime: {no}; use --backend, --precision"),
+        ([*KITTI, "--eval_batch_size", "2"], "--eval_batch_size: {no}; use --batch_size"),
         ([*KITTI, "--device_id", "1"], "--device_id: give it as DEVICE_ID, the fourth argument"),
         ([*KITTI[:2], "Sintel"], "{place}/the data/Kitti/final_left: no such folder"),
         (
@@ -319,7 +346,8 @@ def test_what_is_there_of_somebody_elses_stays(place):
 def test_bad_arguments_are_one_line_before_anything_is_done(place, arguments, message):
     done = run(place, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {message.format(place=place)}")
+    expected = message.format(place=place, no="midas_infer does not take it")
+    assert done.stderr.startswith(f"error: {expected}")
     assert done.stderr.count("\n") == 1
     assert not list((place / "my work").iterdir())
     assert not (place / "fake/built").exists()
@@ -331,13 +359,21 @@ def test_without_an_environment_there_is_advice(place):
     assert "run 'bash scripts/setup.sh' first, or set MIDAS_PYTHON" in done.stderr
 
 
+OF_BEFORE = " result_val.json holds scores of an earlier run;"
+
+
 def assert_stopped(
-    place: Path, done: subprocess.CompletedProcess[str], stage: str, code: int, *last: str
+    place: Path,
+    done: subprocess.CompletedProcess[str],
+    stage: str,
+    code: int,
+    *last: str,
+    note: str = "",
 ) -> None:
     assert done.returncode == code
     log = place / f"my work/infer_310_logs/{stage}.log"
     first, *lines = done.stderr.splitlines()
-    assert first == f"error: {stage} failed with exit code {code}; its log, {log}, ends with:"
+    assert first == f"error: {stage} failed with exit code {code};{note} its log, {log}, ends with:"
     assert lines[-len(last) :] == [f"    {line}" for line in last]
     assert last[-1] in log.read_text().splitlines()
     assert "result_val.json  " not in done.stdout
@@ -373,13 +409,13 @@ def test_what_a_failed_run_predicted_takes_the_place_of_earlier_results(place):
     assert (contents(earlier / "result_Files"), contents(earlier / "time_Result")) == before
 
 
-@pytest.mark.parametrize("arguments", [KITTI, SINTEL])
-def test_a_mistake_that_the_program_sees_at_once_moves_no_results(place, arguments):
+@pytest.mark.parametrize(("arguments", "note"), [(KITTI, OF_BEFORE), (SINTEL, "")])
+def test_a_mistake_that_the_program_sees_at_once_moves_no_results(place, arguments, note):
     good(place, *KITTI)
     work = place / "my work"
     before = {k: v for k, v in contents(work).items() if not k.startswith("infer_310_logs")}
     done = run(place, *arguments, FAKE_EARLY_CODE="3")
-    assert_stopped(place, done, "infer", 3, "line on stdout")
+    assert_stopped(place, done, "infer", 3, "line on stdout", note=note)
     now = contents(work)
     assert {k: v for k, v in now.items() if not k.split("/")[0].startswith(("infer", "earl"))} == (
         before
@@ -411,6 +447,109 @@ def test_scores_that_fail_stop_the_run_and_keep_the_predictions(place):
     )
     assert_stopped(place, done, "postprocess", 2, last)
     assert here.exists()
+
+
+def test_scores_that_fail_are_not_taken_for_those_of_an_earlier_run(place):
+    good(place, *KITTI)
+    (place / "fake/Kitti/one/image/0000000001.bin").write_bytes(b"abcd")
+    done = run(place, *KITTI)
+    assert done.returncode == 2
+    first = "error: postprocess failed with exit code 2;"
+    assert done.stderr.startswith(f"{first}{OF_BEFORE} its log")
+    assert json.loads((place / "my work/result_val.json").read_text()) == {"Kitti": 0}
+
+
+def test_details_without_result_val_json_are_kept_too(place):
+    good(place, *KITTI)
+    work = place / "my work"
+    before = contents(work / "result_val")
+    (work / "result_val.json").unlink()
+    good(place, *KITTI, "--upsampling", "bicubic")
+    (earlier,) = (work / "earlier").iterdir()
+    assert contents(earlier / "result_val") == before
+
+
+@pytest.mark.parametrize("condition", ["True", "'--check' not in sys.argv"])
+def test_a_crash_of_postprocess_is_not_taken_for_images_that_failed(place, photographs, condition):
+    crash = f"import sys\nif {condition}:\n    raise RuntimeError('boom')\n"
+    program = place / "the repo/postprocess.py"
+    program.write_text(crash + program.read_text())
+    for arguments in (KITTI, photographs):
+        done = run(place, *arguments)
+        assert done.returncode == 70
+        assert "RuntimeError: boom" in done.stderr
+        stage = "postprocess.py --check crashed" if condition == "True" else "postprocess failed"
+        assert f"error: {stage}" in done.stderr
+
+
+# --- Signals and the way out ----------------------------------------------------------------------
+
+
+def session_members(session: int) -> list[str]:
+    """The processes of a session that are alive."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(of) == session and state != "Z":
+                found.append((folder / "cmdline").read_text())
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("HUP", 129), ("INT", 130)])
+def test_a_signal_stops_the_stage_and_leaves_nothing_running(place, name, code):
+    process = subprocess.Popen(
+        command(place, *KITTI),
+        cwd=place / "my work",
+        env=environment(place, {"FAKE_STAY": "1"}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (place / "fake/ready").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.startswith(f"error: infer failed with exit code {code}; its log, ")
+    assert (place / "fake/got").read_text() == f"{name}\n"
+    assert session_members(process.pid) == []
+    work = place / "my work"
+    assert contents(work / "result_Files/Kitti") == contents(place / "fake/Kitti")
+    assert not (work / "result_val.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["closed", "full", "no reader"])
+def test_nobody_needs_to_see_what_is_logged(place, kind):
+    reader, writer = os.pipe()
+    os.close(reader)
+    redirection = {"closed": ">&-", "full": ">/dev/full", "no reader": f">&{writer}"}[kind]
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {redirection}', "bash", *command(place, *KITTI)],
+        cwd=place / "my work",
+        env=environment(place, {}),
+        stderr=subprocess.PIPE,
+        pass_fds=[writer],
+        text=True,
+        timeout=120,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    logs = place / "my work/infer_310_logs"
+    assert (logs / "infer.log").read_text() == "line on stdout\nline on stderr\n"
+    assert "\nKitti              3 " in (logs / "postprocess.log").read_text()
+
+
+def test_a_log_that_cannot_be_written_is_an_error(place):
+    done = run(place, *KITTI, FAKE_BLOCK="1")
+    assert done.returncode == 5
+    assert done.stderr.startswith(f"error: {place / 'my work'}: cannot be written; work in")
+    assert done.stderr.count("\n") == 1
 
 
 def test_images_that_failed_are_listed_and_the_exit_code_says_so(place):
@@ -452,7 +591,8 @@ def test_a_folder_that_cannot_be_written_is_named(place):
     before = contents(place / "my work")
     done = run(place, *KITTI)
     assert done.returncode == 5
-    assert f"error: {place / 'my work'}: cannot be written;" in done.stderr.splitlines()[-1]
+    assert done.stderr.startswith(f"error: {place / 'my work'}: cannot be written; work in")
+    assert done.stderr.count("\n") == 1
     assert contents(place / "my work") == before
 
 
@@ -524,15 +664,17 @@ def test_an_image_that_failed_is_named_and_the_others_are_done(place, photograph
 
 SETS = {"Kitti": "Kitti_raw_data", "Sintel": "Sintel", "TUM": "TUM"}
 METHODS = {"Kitti": "lower_bound", "Sintel": "upper_bound", "TUM": "upper_bound"}
-TOOLS = all(map(shutil.which, ("cmake", "make", "g++"))) and importlib.util.find_spec("openvino")
-needs_tools = pytest.mark.skipif(not TOOLS, reason="scripts/setup.sh infer310 was not run")
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, exported, exported_onnx, small_network) -> Path:
     """Rendered sets, and beside each other the results of midas_eval.py and of the program."""
+    missing = [tool for tool in ("cmake", "make", "g++") if not shutil.which(tool)]
+    assert not missing, f"missing: {missing}; {SETUP}"
     pytest.importorskip("mitsuba", reason="the demo extra is not installed")
     place = tmp_path_factory.mktemp("a place")
+    repo = copy_script(place / "repo")
+    copy_source(repo)  # the build leaves the repository as it is
     network = {key: list(v) if key == "layers" else v for key, v in small_network.items()}
     put(place / "small.yaml", yaml.safe_dump(network | {"train_data_dir": "data"}))
     (place / "eval").mkdir()
@@ -555,7 +697,7 @@ def evaluated(tmp_path_factory, exported, exported_onnx, small_network) -> Path:
     ):
         checked([sys.executable, REPOSITORY / program[0], *program[1:]], place)
     for name, folder in SETS.items():
-        script = ("bash", REPOSITORY / "scripts/run_infer_310.sh", exported_onnx)
+        script = ("bash", repo / "scripts/run_infer_310.sh", exported_onnx)
         checked([*script, f"../data/{folder}", name, "--batch_size", "2"], place / "work")
     return place
 
@@ -572,7 +714,6 @@ def checked(words: list[object], folder: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-@needs_tools
 def test_the_program_scores_what_midas_eval_scores(evaluated):
     """Every number within 0.1 %."""
     expected = json.loads((evaluated / "eval/val.json").read_text())
@@ -591,7 +732,6 @@ def test_the_program_scores_what_midas_eval_scores(evaluated):
         assert others[name] == pytest.approx(means[name], rel=1e-3)
 
 
-@needs_tools
 @pytest.mark.parametrize("name", SETS)
 def test_the_program_predicts_what_the_checkpoint_predicts(
     evaluated, exported, small_network, name
