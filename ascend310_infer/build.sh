@@ -37,22 +37,30 @@ done
 
 out="$HERE/out$kind"
 log="$out/build.log"
-[[ -z "$clean" ]] || rm -rf "$out"
 mkdir -p "$out"
+# Two builds in one folder would write the same files: the second one waits.
+exec 9>"$out/lock"
+! command -v flock >/dev/null || flock 9
+[[ -z "$clean" ]] || (cd "$out" && find . -mindepth 1 ! -path ./lock -delete)
 
 if ! {
     cmake -S "$HERE" -B "$out" -G "Unix Makefiles" \
         -DCMAKE_BUILD_TYPE="$type" -DMIDAS_ASAN="$asan" &&
         cmake --build "$out" --parallel "$(nproc)"
 } >"$log" 2>&1; then
+    ! grep -q 'wrong OpenVINO_DIR' "$log" ||
+        fail "OpenVINO_DIR=$OpenVINO_DIR: no OpenVINO there; name its cmake folder or unset it"
     if grep -q 'no OpenCV\|no backend\|no MindSpore Lite' "$log"; then
         what="OpenCV's development packages are missing"
         ! grep -q 'no backend' "$log" || what="neither OpenVINO nor LITE_HOME is there"
         ! grep -q 'no MindSpore Lite' "$log" ||
-            fail "LITE_HOME=$LITE_HOME: no runtime/lib/libmindspore-lite.so there; see $HERE/README.md"
+            fail "LITE_HOME=$LITE_HOME: no runtime/lib/libmindspore-lite.so there; see README.md"
         fail "$what: run 'bash scripts/setup.sh infer310', then this again ($log)"
     fi
     tail -n 20 "$log" >&2
     fail "the build failed, see $log"
 fi
-printf 'built %s\n' "$out/midas_infer"
+backends=""
+! grep -q '^-- OpenVINO: ' "$log" || backends="openvino"
+! grep -q '^-- MindSpore Lite: ' "$log" || backends+="${backends:+, }lite"
+printf 'built %s with %s\n' "$out/midas_infer" "$backends"

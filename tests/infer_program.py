@@ -146,6 +146,8 @@ def mean_onnx(
     lengths: Sequence[int | str] = ("batch", 3, "height", "width"),
     operator: str = "Identity",
     kept: Sequence[int] = (0, 2, 3),
+    operands: Sequence[Sequence[int]] = (),
+    **attributes: object,
 ) -> Path:
     """A network whose output is the mean of the three channels.
 
@@ -153,17 +155,24 @@ def mean_onnx(
         lengths: of the input.
         operator: what is applied to the mean.
         kept: the axes of the input that the output's shape has.
+        operands: of the operator, besides the mean.
+        attributes: of the operator.
     """
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, list(lengths))
     depth = helper.make_tensor_value_info(
         "inverse_depth", TensorProto.FLOAT, [lengths[axis] for axis in kept]
     )
     axes = [axis for axis in range(len(lengths)) if axis not in kept]
+    names = [f"operand{number}" for number in range(len(operands))]
+    constants = [
+        helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        for name, values in zip(names, operands, strict=True)
+    ]
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["mean"], axes=axes, keepdims=0),
-        helper.make_node(operator, ["mean"], ["inverse_depth"]),
+        helper.make_node(operator, ["mean", *names], ["inverse_depth"], **attributes),
     ]
-    graph = helper.make_graph(nodes, "mean", [image], [depth])
+    graph = helper.make_graph(nodes, "mean", [image], [depth], constants)
     opset = [helper.make_opsetid("", 13)]
     onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opset), path)
     return path

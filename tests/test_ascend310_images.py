@@ -117,8 +117,6 @@ READ: dict[str, Callable[[], bytes]] = {
     "tiff": lambda: tiff(picture()),
     "tiff grey": lambda: tiff(picture(1)),
     "tiff grey 16 bits": lambda: tiff(picture(1, 16)),
-    "tiff lzw": lambda: tiff(picture(), compression="tiff_lzw"),
-    "tiff deflate": lambda: tiff(picture(), compression="tiff_adobe_deflate"),
     **{f"jpeg orientation {n}": lambda n=n: oriented("JPEG", n) for n in range(10)},
     **{f"png orientation {n}": lambda n=n: oriented("PNG", n) for n in range(10)},
     **{f"tiff orientation {n}": lambda n=n: tiff(picture(), orientation=n) for n in range(1, 9)},
@@ -153,6 +151,13 @@ def test_16_bits_become_8(probe: Path, tmp_path: Path) -> None:
     assert read(probe, path, upright=False)[0, :, 0].tolist() == [0, 0, 0, 128, 255, 255]
 
 
+def changed(image_format: str, offset: int, number: int, **options: object) -> bytes:
+    """A picture in which these 4 bytes are another little-endian number."""
+    data = encoded(image_format, **options)
+    new = (number % 2**32).to_bytes(4, "little")
+    return data[:offset] + new + data[offset + 4 :]
+
+
 def translucent_webp() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture(4)).save(buffer, "WEBP", quality=50)
@@ -164,6 +169,19 @@ REFUSED = {
     "tiff palette": (lambda: encoded("TIFF", "P"), "photometric interpretation 3"),
     "tiff alpha": (lambda: encoded("TIFF", "RGBA"), "4 x 8 bits"),
     "tiff float": (lambda: tiff(picture(1).astype(np.float32)), "floating-point"),
+    "tiff lzw": (lambda: tiff(picture(), compression="tiff_lzw"), "a compressed TIFF"),
+    "tiff deflate": (lambda: tiff(picture(), compression="tiff_adobe_deflate"), "convert it to"),
+    "tiff packbits": (lambda: tiff(picture(), compression="packbits"), "a compressed TIFF"),
+    "bmp header": (lambda: changed("BMP", 14, 41), "a BMP of an old or unknown kind"),
+    "bmp height": (lambda: changed("BMP", 22, -(2**31)), "impossible size"),
+    "bmp width": (lambda: changed("BMP", 18, -5), "impossible size"),
+    "bmp large": (lambda: changed("BMP", 22, 2**30), "its end is missing"),
+    "webp large": (lambda: changed("WEBP", 26, 0x3FFF3FFF), "more than 178956970 pixels"),
+    "webp lossless large": (
+        lambda: changed("WEBP", 21, 0x0FFFFFFF, lossless=True),
+        "more than 178956970 pixels",
+    ),
+    "webp extended large": (lambda: oriented("WEBP", 5)[:24] + b"\xff" * 6, "its end is missing"),
     "bmp alpha": (lambda: encoded("BMP", "RGBA"), "32 bits"),
     "webp alpha": (translucent_webp, "transparency"),
     "ppm text": (lambda: b"P2 2 1 255\n1 2\n", "plain text"),
@@ -192,8 +210,8 @@ def test_what_cannot_be_read_alike_is_refused(probe: Path, tmp_path: Path, kind:
     assert message.startswith(f"{path}: ") and reason in message
 
 
-DAMAGED = ["png", "png grey 16 bits", "jpeg 4:2:0", "jpeg progressive", "bmp", "ppm", "tiff lzw",
-           "tiff", "webp", "webp lossless"]  # fmt: skip
+DAMAGED = ["png", "png grey 16 bits", "jpeg 4:2:0", "jpeg progressive", "bmp", "ppm", "tiff",
+           "tiff grey 16 bits", "webp", "webp lossless"]  # fmt: skip
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
@@ -212,12 +230,17 @@ def test_jpeg_without_its_last_marker_is_an_error(probe: Path, tmp_path: Path) -
     assert "truncated" in read(probe, path, upright=True)
 
 
-def test_png_with_a_wrong_checksum_is_an_error(probe: Path, tmp_path: Path) -> None:
-    data = bytearray(READ["png"]())
-    data[data.index(b"IDAT") + 40] ^= 1
+@pytest.mark.parametrize("kind", [kind for kind in READ if kind.startswith("png")])
+def test_png_with_a_wrong_byte_is_an_error(probe: Path, tmp_path: Path, kind: str) -> None:
+    data = READ[kind]()
+    begin = data.index(b"IDAT") + 4
+    end = begin + int.from_bytes(data[begin - 8 : begin - 4], "big")
     path = tmp_path / "flipped.png"
-    path.write_bytes(data)
-    assert "wrong checksum in chunk IDAT" in read(probe, path, upright=True)
+    for position in (begin, (begin + end) // 2, end - 1):
+        flipped = bytearray(data)
+        flipped[position] ^= 1
+        path.write_bytes(flipped)
+        assert "wrong checksum in chunk IDAT" in read(probe, path, upright=True)
 
 
 def test_damaged_metadata_leave_the_pixels_good(probe: Path, tmp_path: Path) -> None:
@@ -291,8 +314,15 @@ def test_resize_rule_is_that_of_python(probe: Path) -> None:
 
 def test_resize_rule_by_hand(probe: Path) -> None:
     lines = "lower 384 375 1242\nupper 384 436 1024\nupper 384 96 768\nupper 384 160 768\n"
+    lines += "lower 8192 1 178956970\n"  # 1.5e12, as large as an int can be
     done = subprocess.run(
         [probe, "resize"], input=lines, capture_output=True, text=True, timeout=60, check=True
     )
     # 1271.8 / 32 = 39.7; 163.5 / 32 = 5.1; 48 / 32 = 1.5 and 80 / 32 = 2.5, both to even
-    assert done.stdout.split("\n")[:-1] == ["384 1280", "160 384", "64 384", "64 384"]
+    assert done.stdout.split("\n")[:-1] == [
+        "384 1280",
+        "160 384",
+        "64 384",
+        "64 384",
+        "8192 2147483616",
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import pty
@@ -106,6 +108,12 @@ def prepared(path: Path, rule: ResizeRule, upright: bool = False) -> np.ndarray:
     return transforms.normalize(resized, MEAN, STD)[None]
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
 def channel_mean(path: Path, rule: ResizeRule, upright: bool = False) -> np.ndarray:
     return prepared(path, rule, upright)[0].astype(np.float64).mean(axis=0)
 
@@ -192,7 +200,7 @@ def test_a_bounded_number_of_images_waits_for_its_batch(
 def test_a_model_of_fixed_shape_decides(program: Path, tmp_path: Path) -> None:
     model = mean_onnx(tmp_path / "fixed.onnx", (2, 3, 64, 96))
     data = plain_folder(tmp_path / "data", (32, 64), (70, 50), (64, 96))
-    done = infer(program, model, data, "images", tmp_path)
+    done = infer(program, model, data, "images", tmp_path, "--batch_size", "4")
     assert (done.returncode, done.stderr) == (0, "")
     assert "takes 2 images at once" in done.stdout and "were filled up" in done.stdout
     settings = json.loads((tmp_path / "result_Files" / "images" / "run.json").read_text())
@@ -229,18 +237,22 @@ def test_normalisation_by_flag(program: Path, mean_model: Path, tmp_path: Path) 
     assert (settings["mean"], settings["std"]) == ([0.1, 0.2, 0.3], [0.5, 1, 2])
 
 
-def test_bfloat16_is_coarser_and_stated(program: Path, mean_model: Path, tmp_path: Path) -> None:
+def test_bfloat16_is_coarser_and_stated(program: Path, exported_onnx: Path, tmp_path: Path) -> None:
     data = plain_folder(tmp_path / "data", (64, 96))
     found = []
     for precision in ("float32", "bfloat16"):
         output = tmp_path / precision
-        done = infer(program, mean_model, data, "images", output, "--precision", precision)
+        done = infer(program, exported_onnx, data, "images", output, "--precision", precision)
+        if done.returncode and not has_bfloat16():
+            one_line_error(done, 6, "try --precision float32")
+            return
         assert done.returncode == 0, done.stderr
         settings = json.loads((output / "result_Files" / "images" / "run.json").read_text())
         assert settings["precision"] == precision
         found.append(rows(output, "images")[0].values)
-    # where the processor has bfloat16: 8 bits of 2.6 and less
-    assert np.abs(found[0] - found[1]).max() <= 2.6 / 2**8
+    difference = np.abs(found[0] - found[1]).max() / np.ptp(found[0])
+    # 8 bits of each value; a few layers add up
+    assert (difference > 0 or not has_bfloat16()) and difference <= 0.1
 
 
 # ---- layouts ----
@@ -337,6 +349,7 @@ def test_progress_is_drawn_on_a_terminal_only(
     words = [program, "--model", mean_model, "--data", data, "--dataset", "images"]
     done = subprocess.run(
         [*words, "--output", tmp_path],
+        env=environment(),
         stderr=theirs,
         stdout=subprocess.PIPE,
         timeout=60,
@@ -369,7 +382,9 @@ def test_help(program: Path) -> None:
         (("--precision", "float16"), ("--precision: 'float16'",)),
         (("--mean", "1,2"), ("--mean: '1,2'", "three numbers")),
         (("--mean", "nan,0,0"), ("--mean",)),
+        (("--mean", "1e300,0,0"), ("--mean",)),
         (("--std", "1,0,1"), ("--std", "above 0")),
+        (("--std", "1,1,1e-60"), ("--std", "above 0")),
         (("--size", "64", "--size", "64"), ("--size: given twice",)),
     ],
 )
@@ -382,7 +397,9 @@ def test_wrong_command_line(
 
 
 def test_missing_flag_and_unknown_data_set(program: Path, mean_model: Path, tmp_path: Path) -> None:
-    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [program], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
     one_line_error(done, 2, "--model is missing")
     one_line_error(infer(program, mean_model, tmp_path, "NYU", tmp_path), 2, "--dataset: 'NYU'")
 
@@ -391,7 +408,7 @@ def bad_models(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
     whole = good.read_bytes()
     return {
         "missing": (folder / "none.onnx", "no such file"),
-        "half": (put(folder / "half.onnx", whole[: len(whole) // 2]), "damaged"),
+        "part": (put(folder / "half.onnx", whole[: len(whole) // 2]), "damaged"),
         "no end": (put(folder / "end.onnx", whole[:-7]), ""),
         "text": (put(folder / "text.onnx", b"hello\nworld\n" * 99), "damaged"),
         "empty": (put(folder / "empty.onnx", b""), "damaged"),
@@ -399,6 +416,18 @@ def bad_models(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
         "mindir": (put(folder / "w.mindir", whole), "built with openvino only"),
         "vector": (mean_onnx(folder / "v.onnx", ("b", 3, 64, 96), kept=(0, 2)), "(any, 3, 64, 96)"),
         "grey": (mean_onnx(folder / "g.onnx", ("b", 1, "h", "w")), "expected RGB images"),
+        "half": (
+            mean_onnx(folder / "w.onnx", operator="MaxPool", kernel_shape=[2], strides=[2]),
+            "to (any, any, 48)",
+        ),
+        "turned": (
+            mean_onnx(folder / "t.onnx", operator="Transpose", perm=[0, 2, 1]),
+            "to (any, 96, 64)",
+        ),
+        "one": (
+            mean_onnx(folder / "o.onnx", operator="Slice", operands=([0], [1], [0])),
+            "to (1, any, any)",
+        ),
         "rank": (mean_onnx(folder / "r.onnx", ("b", 3), kept=(0,)), "expected RGB images"),
     }
 
@@ -412,6 +441,16 @@ def test_wrong_models(program: Path, exported_onnx: Path, tmp_path: Path) -> Non
     mindir = tmp_path / "w.mindir"
     done = infer(program, mindir, data, "images", tmp_path, "--backend", "openvino")
     one_line_error(done, 3, str(mindir), "reads .onnx files")
+
+
+def test_model_whose_output_has_another_size_for_some_images(program: Path, tmp_path: Path) -> None:
+    model = mean_onnx(tmp_path / "cut.onnx", operator="Slice", operands=([0], [96], [2]))
+    data = plain_folder(tmp_path / "data", (32, 96), (32, 128))
+    done = infer(program, model, data, "images", tmp_path, "--size", "96")
+    assert (done.returncode, len(rows(tmp_path, "images"))) == (0, 2)
+    done = infer(program, model, data, "images", tmp_path / "large", "--size", "128")
+    one_line_error(done, 3, str(model), "another size")
+    assert rows(tmp_path / "large", "images") == []
 
 
 def test_wrong_data(program: Path, mean_model: Path, tmp_path: Path) -> None:
@@ -510,6 +549,11 @@ def test_predictions_that_are_not_finite(program: Path, tmp_path: Path) -> None:
     assert [row.image for row in rows(tmp_path, "images")] == ["a.png"]
 
 
+def start(words: list[str | Path]) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, env=environment(), stderr=pipe, stdout=pipe, text=True)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_program_between_images(
     program: Path, exported_onnx: Path, tmp_path: Path, number: signal.Signals, code: int
@@ -517,9 +561,7 @@ def test_a_signal_stops_the_program_between_images(
     data = plain_folder(tmp_path / "data", *[(100, 100)] * 500)
     words = [program, "--model", exported_onnx, "--data", data, "--dataset", "images"]
     table = tmp_path / "result_Files" / "images" / "predictions.csv"
-    with subprocess.Popen(
-        [*words, "--output", tmp_path], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start([*words, "--output", tmp_path]) as process:
         deadline = time.monotonic() + 60
         while not table.exists() or table.read_text().count("\n") < 4:
             assert process.poll() is None and time.monotonic() < deadline
@@ -533,6 +575,138 @@ def test_a_signal_stops_the_program_between_images(
     assert f"after {len(found)} of 500" in errors
     times = (tmp_path / "time_Result" / "test_perform_static.txt").read_text()
     assert f"infer_count {len(found)}\n" in times
+
+
+def test_names_as_long_as_names_may_be(program: Path, mean_model: Path, tmp_path: Path) -> None:
+    picture = file_formats.png(random_image(1, (32, 32)))
+    longest = "x" * 251
+    put(tmp_path / "data" / f"{longest}.png", picture)
+    for suffix in ("png", "ppm"):  # two of one stem, so the suffix is part of the result's name
+        put(tmp_path / "data" / f"{'y' * 251}.{suffix}", picture)
+    done = infer(program, mean_model, tmp_path / "data", "images", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("longer than 255 bytes; rename it\n") == 2, done.stderr
+    assert [row.file for row in rows(tmp_path, "images")] == [f"{longest}.bin"]
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_messages_do_not_get_into_results(
+    program: Path, mean_model: Path, tmp_path: Path, closed: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "odd.jpg"
+    Image.fromarray(random_image(1, (64, 64))).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + b"\x12" * 40 + whole[-2:])  # libjpeg warns of these
+    words = ["--model", mean_model, "--data", path.parent, "--dataset", "images"]
+    command("sh", "-c", f'"$@" {closed}', "sh", program, *words, "--output", tmp_path)
+    assert [row.image for row in rows(tmp_path, "images")] == ["odd.jpg"]
+    table = (tmp_path / "result_Files" / "images" / "predictions.csv").read_text()
+    assert table.count("\n") == 2 and "Corrupt" not in table
+
+
+def test_log_that_cannot_be_opened(program: Path, mean_model: Path, tmp_path: Path) -> None:
+    log = str(tmp_path / "none" / "library.log")
+    done = infer(program, mean_model, tmp_path, "images", tmp_path, MIDAS_LIBRARY_LOG=log)
+    one_line_error(done, 2, f"MIDAS_LIBRARY_LOG={log}", "No such file")
+
+
+def test_no_thread_is_one_line(program: Path, mean_model: Path, tmp_path: Path) -> None:
+    """A stack of the size of the address space cannot be had."""
+    words = [program, "--model", mean_model, "--data", tmp_path, "--dataset", "images"]
+    done = subprocess.run(
+        ["prlimit", f"--stack={2**47}:", *map(str, words)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    one_line_error(done, 6, "Resource temporarily unavailable")
+
+
+def test_times_that_could_not_be_written(program: Path, mean_model: Path, tmp_path: Path) -> None:
+    data = plain_folder(tmp_path / "data", (32, 32))
+    put(tmp_path / "time_Result", b"")
+    done = infer(program, mean_model, data, "images", tmp_path)
+    one_line_error(done, 5, f"{tmp_path}/time_Result: cannot be written (not a folder)")
+    assert not (tmp_path / "result_Files").exists()
+    (tmp_path / "time_Result").unlink()
+    times = tmp_path / "time_Result" / "test_perform_static.txt"
+    times.parent.mkdir()
+    times.symlink_to(times.name)  # a link to itself, which cannot be looked into
+    assert infer(program, mean_model, data, "images", tmp_path).returncode == 0
+    assert times.with_name("test_perform_static.1.txt").is_symlink()
+    assert "infer_count 1\n" in times.read_text()
+
+
+def test_a_failed_start_is_not_in_the_way(program: Path, mean_model: Path, tmp_path: Path) -> None:
+    data = plain_folder(tmp_path / "data", (32, 32))
+    done = infer(program, mean_model, data, "images", tmp_path, limit=10)
+    one_line_error(done, 5, "run.json: cannot be written (File too large)")
+    assert infer(program, mean_model, data, "images", tmp_path).returncode == 0
+
+
+def test_image_too_oblong_for_the_network(program: Path, mean_model: Path, tmp_path: Path) -> None:
+    images = tmp_path / "data" / "drive" / "image"
+    put(images / "line.png", file_formats.png(np.zeros((1, 60000), np.uint8)))
+    put(images / "good.png", file_formats.png(np.zeros((32, 32), np.uint8)))
+    done = infer(program, mean_model, tmp_path / "data", "Kitti", tmp_path)
+    one_line_error(done, 1, f"{images}/line.png: becomes 384x23040000 pixels", "178956970")
+    assert [row.image for row in rows(tmp_path, "Kitti")] == ["drive/image/good.png"]
+
+
+def test_bfloat16_that_the_processor_has_not(
+    program: Path, exported_onnx: Path, tmp_path: Path
+) -> None:
+    """OpenVINO may compute in float32 then, or fail."""
+    data = plain_folder(tmp_path / "data", (64, 96))
+    flags = ("--precision", "bfloat16")
+    done = infer(
+        program, exported_onnx, data, "images", tmp_path, *flags, ONEDNN_MAX_CPU_ISA="AVX2"
+    )
+    if done.returncode:
+        one_line_error(done, 6, "try --precision float32")
+
+
+def opened(fifo: Path, seconds: float) -> bool:
+    """Whether somebody opens this FIFO to read; it finds nothing in it then."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            assert error.errno == errno.ENXIO
+        else:
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: one image at a time")
+def test_a_bounded_number_of_images_is_read_ahead(
+    program: Path, mean_model: Path, tmp_path: Path
+) -> None:
+    """While the first image of 12 does not come, the next four are read and no more."""
+    fifos = [tmp_path / "rgb" / f"{number:02d}.png" for number in (0, 4, 5)]
+    for number in range(12):
+        path = put(
+            tmp_path / "rgb" / f"{number:02d}.png", file_formats.png(random_image(1, (9, 9)))
+        )
+        if path in fifos:
+            path.unlink()
+            os.mkfifo(path)
+    lines = "".join(f"rgb/{number:02d}.png d\n" for number in range(12))
+    put(tmp_path / "associate.txt", lines.encode())
+    words = [program, "--model", mean_model, "--data", tmp_path, "--dataset", "TUM"]
+    with start([*words, "--output", tmp_path]) as process:
+        assert opened(fifos[1], 60)
+        assert not opened(fifos[2], 1)  # never: what is read too early opens it at once
+        assert opened(fifos[0], 60) and opened(fifos[2], 60)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.count("error: ")) == (1, 3), errors
+    assert len(rows(tmp_path, "TUM")) == 9
 
 
 # ---- MindSpore Lite, by a stand-in; AddressSanitizer and LeakSanitizer ----
@@ -560,7 +734,7 @@ FIXED = {"input": "2 3 64 96", "output": "2 64 96"}
 def test_lite_with_a_fixed_shape(sanitized: Sanitized, lite_data: Path, tmp_path: Path) -> None:
     done = run_lite(sanitized, FIXED | {"devices": "2"}, lite_data, tmp_path, "--device_id", "1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "were filled up" in done.stdout
+    assert "were filled up" in done.stdout and "--batch_size" not in done.stdout
     found = rows(tmp_path, "images")
     assert len(found) == 3
     for row in found:
@@ -587,14 +761,17 @@ def test_lite_with_any_shape(sanitized: Sanitized, lite_data: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "flags", "code", "part"),
     [
-        (FIXED, ("--device_id", "1"), 6, "Ascend device 1 cannot be used (Device error, set"),
-        (FIXED | {"fail": "build"}, (), 3, "cannot be loaded for Ascend device 0 (Common error"),
+        (FIXED, ("--device_id", "1"), 6, "Ascend device 1 cannot be used"),
+        (FIXED | {"fail": "build"}, (), 6, "Ascend device 0 cannot be used, or not with"),
+        (FIXED | {"fail": "graph"}, (), 3, "not a model that can be loaded for Ascend device 0 (F"),
         (FIXED | {"fail": "predict"}, (), 6, "the computation on Ascend device 0 failed"),
         (FIXED | {"fail": "nan"}, (), 6, "not finite"),
-        (FIXED | {"fail": "half"}, (), 3, "expected one of float32 each"),
+        (FIXED | {"fail": "half"}, (), 3, "its output is float16, expected float32"),
+        (FIXED | {"fail": "null"}, (), 6, "its output cannot be copied from the device"),
         ({"input": "1 1 64 96", "output": "1 64 96"}, (), 3, "maps (1, 1, 64, 96) to (1, 64, 96)"),
         ({"input": "1 3 64 96", "output": "1 64 64"}, (), 3, "maps (1, 3, 64, 96) to (1, 64, 64)"),
-        ({}, (), 3, "cannot be loaded"),
+        ({}, (), 3, "not a model that can be loaded"),
+        ({"input": "-1 3 -1 -1", "output": "-1 64 -1"}, (), 3, "to (any, 64, any)"),
         (FIXED, ("--precision", "bfloat16"), 2, "--precision"),
         (FIXED, ("--backend", "openvino"), 3, "reads .onnx files"),
     ],
@@ -687,3 +864,30 @@ def test_build_names_what_is_missing(built: Path, tmp_path: Path) -> None:
         check=False,
     )  # fmt: skip
     one_line_error(done, 2, "unknown flag '--fast'")
+
+
+def test_build_names_its_backends_and_a_wrong_folder(built: Path, tmp_path: Path) -> None:
+    said = command("bash", built / "build.sh")
+    assert said == f"built {built}/out/midas_infer with openvino\n"
+    done = subprocess.run(
+        ["bash", built / "build.sh", "--debug"],
+        env=environment(OpenVINO_DIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    one_line_error(done, 2, f"OpenVINO_DIR={tmp_path}: no OpenVINO there")
+
+
+def test_builds_in_one_folder_wait_for_each_other(built: Path) -> None:
+    with (built / "out" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        log = built / "out" / "build.log"
+        before = log.stat().st_mtime_ns
+        with start(["bash", built / "build.sh"]) as process:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+            assert log.stat().st_mtime_ns == before
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert process.wait(120) == 0

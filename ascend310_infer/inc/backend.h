@@ -37,7 +37,7 @@ class Backend {
   // Predicts a batch, of a shape that the model accepts.
   //   images: float32 [batch, 3, height, width], normalised RGB.
   //   inverse_depth: float32 [batch, height, width], is written; larger is closer.
-  // Throws Error(kComputation).
+  // Throws Error(kComputation); Error(kModel): the prediction has another size.
   virtual void Predict(const float* images, const ModelShape& shape, float* inverse_depth) = 0;
 };
 
@@ -50,7 +50,7 @@ struct BackendOptions {
 
 // Loads a model.
 // Throws Error(kModel): the file is missing, damaged, of another backend, or no network that maps
-// images to inverse depth; Error(kComputation): the device cannot be used.
+// images to inverse depth; Error(kComputation): the device or the precision cannot be used.
 std::unique_ptr<Backend> LoadModel(const std::filesystem::path& file,
                                    const BackendOptions& options);
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "backend.h"
@@ -16,7 +17,7 @@ struct Options {
   DatasetKind dataset = DatasetKind::kImages;
   std::filesystem::path output = ".";
   BackendOptions backend;
-  int batch_size = 1;
+  std::optional<int> batch_size;  // 1 where it is not given
   int size = 384;  // pixels; the bound of the resize rule, a multiple of 32
   Normalisation normalisation;
   bool help = false;

@@ -8,15 +8,22 @@
 
 namespace midas {
 
+// Opens those of stdin, stdout and stderr that are closed. Otherwise a file of the results would
+// get such a number, and in it what is meant for stderr. To be called before any file is opened.
+void OpenStandardStreams();
+
 // The program's own messages on stderr. The libraries' go elsewhere: OpenCV, libpng, libtiff and
 // OpenVINO write there too, in the middle of lines.
 class Console {
  public:
-  // Moves the libraries' messages from stderr to the file MIDAS_LIBRARY_LOG names, else nowhere.
   Console();
   ~Console();
   Console(const Console&) = delete;
   Console& operator=(const Console&) = delete;
+
+  // Moves the libraries' messages from stderr to the file MIDAS_LIBRARY_LOG names, else nowhere.
+  // Throws Error(kCommandLine): that file cannot be opened.
+  void MoveLibraryMessages();
 
   // One line on stderr: "error: <text>".
   void Error(const std::string& text);

@@ -54,6 +54,7 @@ class ImageQueue {
   double SecondsReading() const;
 
  private:
+  void Stop();
   void Run();
   PreparedImage Read(std::size_t index) const;
 

@@ -1,6 +1,7 @@
 // Reading photographs to the pixels that src/image_io.py reads.
 #pragma once
 
+#include <exception>
 #include <filesystem>
 #include <opencv2/core.hpp>
 
@@ -16,5 +17,8 @@ bool HasImageSuffix(const std::filesystem::path& file);
 // Throws ImageError: missing, empty, no image, truncated, damaged, too large, or of a kind that is
 // not read.
 cv::Mat ReadImage(const std::filesystem::path& file, bool upright);
+
+// Whether this, OpenCV's error too, says that there was not enough memory.
+bool IsOutOfMemory(const std::exception& error);
 
 }  // namespace midas

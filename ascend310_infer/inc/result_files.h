@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,10 +36,11 @@ struct RunSettings {
 // and run.json.
 class ResultFiles {
  public:
-  // Throws Error(kOutput) if results of this dataset are there already: nothing is overwritten.
+  // Throws Error(kOutput) if results of this dataset are there already (nothing is overwritten), or
+  // if the times could not be written at the end.
   static void RequireFree(const std::filesystem::path& output, const std::string& dataset);
 
-  // Makes the folder with an empty table. Throws Error(kOutput).
+  // Makes the folder with an empty table, or nothing. Throws Error(kOutput).
   ResultFiles(const std::filesystem::path& output, const Dataset& dataset,
               const RunSettings& settings);
 
@@ -50,7 +52,7 @@ class ResultFiles {
  private:
   const Dataset& dataset_;
   std::filesystem::path folder_;
-  Table table_;
+  std::optional<Table> table_;  // always there once it is built
 };
 
 // Writes time_Result/test_perform_static.txt; one of an earlier run is kept under a new name, with

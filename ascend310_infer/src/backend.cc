@@ -49,7 +49,9 @@ std::string ShapeText(const std::vector<long>& shape) {
   return text + ")";
 }
 
-bool Fits(long length, long expected) { return length <= 0 || expected <= 0 || length == expected; }
+// A length that is given must be that of the input: one that is always the same where the input's
+// may be any would be another picture.
+bool Fits(long length, long expected) { return length <= 0 || length == expected; }
 
 }  // namespace
 
@@ -71,7 +73,9 @@ std::unique_ptr<Backend> LoadModel(const fs::path& file, const BackendOptions& o
   if (backend == "lite") return LoadLite(file, options);
 #endif
   Fail(file, "needs the backend " + backend + ", but this program was built with " +
-                 BuiltBackends() + " only; see ascend310_infer/README.md");
+                 BuiltBackends() + " only; " +
+                 (backend == "lite" ? "set LITE_HOME and build again, or export an .onnx for a CPU"
+                                    : "build again where the Python package openvino is"));
 }
 
 ModelShape CheckShapes(const fs::path& file, const std::vector<long>& input,

@@ -16,6 +16,9 @@ namespace midas {
 namespace fs = std::filesystem;
 namespace {
 
+// kLiteFileError, which older versions of MindSpore Lite do not name.
+constexpr std::uint32_t kInvalidFile = 0xFFFFFFF6u;
+
 std::vector<long> Lengths(const mindspore::MSTensor& tensor) {
   const std::vector<std::int64_t>& shape = tensor.Shape();
   return {shape.begin(), shape.end()};
@@ -42,12 +45,14 @@ class Lite : public Backend {
     Build();
     const std::vector<mindspore::MSTensor> inputs = model_.GetInputs();
     const std::vector<mindspore::MSTensor> outputs = model_.GetOutputs();
-    if (inputs.size() != 1 || outputs.size() != 1 || !IsFloat(inputs[0]) || !IsFloat(outputs[0])) {
+    if (inputs.size() != 1 || outputs.size() != 1) {
       throw Error(ExitCode::kModel,
                   file_.string() + ": has " + std::to_string(inputs.size()) + " inputs and " +
                       std::to_string(outputs.size()) +
-                      " outputs, expected one of float32 each; export it with midas_export.py");
+                      " outputs, expected one each; export it with midas_export.py");
     }
+    RequireFloat("input", inputs[0]);
+    RequireFloat("output", outputs[0]);
     accepts_ = CheckShapes(file_, Lengths(inputs[0]), Lengths(outputs[0]));
   }
 
@@ -73,10 +78,13 @@ class Lite : public Backend {
     const mindspore::Status status = model_.Predict(inputs, &outputs);
     if (status != mindspore::kSuccess) Fail(OneLine(status.ToString()));
     const std::size_t expected = shape.Pixels() * sizeof(float);
-    if (outputs.size() != 1 || !IsFloat(outputs[0]) || outputs[0].DataSize() != expected) {
-      Fail("its output is not float32 of " + std::to_string(expected) + " bytes");
+    const std::vector<long> lengths = {shape.batch, shape.height, shape.width};
+    if (outputs.size() != 1 || !IsFloat(outputs[0]) || outputs[0].DataSize() != expected ||
+        Lengths(outputs[0]) != lengths) {
+      Fail("its output is not float32 of the size of its input");
     }
     const std::shared_ptr<const void> output = outputs[0].Data();  // a copy on the host
+    if (output == nullptr) Fail("its output cannot be copied from the device");
     std::memcpy(inverse_depth, output.get(), expected);
   }
 
@@ -85,19 +93,30 @@ class Lite : public Backend {
     return tensor.DataType() == mindspore::DataType::kNumberTypeFloat32;
   }
 
+  void RequireFloat(const std::string& which, const mindspore::MSTensor& tensor) const {
+    if (IsFloat(tensor)) return;
+    const bool is_half = tensor.DataType() == mindspore::DataType::kNumberTypeFloat16;
+    throw Error(ExitCode::kModel, file_.string() + ": its " + which + " is " +
+                                      (is_half ? "float16" : "not of floats") +
+                                      ", expected float32; convert it with float32 inputs and "
+                                      "outputs");
+  }
+
   void Build() {
     const mindspore::Status status =
         model_.Build(file_.string(), mindspore::kMindIR, AscendContext(device_id_));
     if (status == mindspore::kSuccess) return;
     const std::string device = "Ascend device " + std::to_string(device_id_);
-    if (status.StatusCode() == mindspore::kMCDeviceError) {
-      throw Error(ExitCode::kComputation, device + " cannot be used (" +
-                                              OneLine(status.ToString()) +
-                                              "); choose another --device_id");
+    const std::string reason = " (" + OneLine(status.ToString()) + "); ";
+    const auto code = static_cast<std::uint32_t>(status.StatusCode());
+    if (code == kInvalidFile || status == mindspore::kLiteGraphFileError) {
+      throw Error(ExitCode::kModel, file_.string() + ": not a model that can be loaded for " +
+                                        device + reason + "export or convert it again");
     }
-    throw Error(ExitCode::kModel, file_.string() + ": cannot be loaded for " + device + " (" +
-                                      OneLine(status.ToString()) +
-                                      "); export or convert it again, or check --device_id");
+    // For most errors, a device that does not exist among them, there is only a general code.
+    throw Error(ExitCode::kComputation, device + " cannot be used, or not with " +
+                                            file_.string() + reason +
+                                            "choose another --device_id, or convert it again");
   }
 
   // Models of any size must be told the next one.

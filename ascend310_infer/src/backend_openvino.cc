@@ -12,7 +12,10 @@ namespace midas {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int kProbe = 64;  // pixels; any size that the network accepts
+// Any shape that the network accepts; its lengths differ, so that a turned output shows.
+constexpr int kProbeBatch = 2;
+constexpr int kProbeHeight = 64;  // pixels
+constexpr int kProbeWidth = 96;
 
 // OpenVINO's messages are traces of many lines; the last one says what was wrong.
 std::string Reason(const std::exception& error) {
@@ -54,8 +57,8 @@ std::vector<long> OutputShape(const std::shared_ptr<ov::Model>& model, const fs:
   if (input.size() != 4) return Lengths(model->output().get_partial_shape());
   ov::PartialShape probe;
   for (std::size_t i = 0; i < input.size(); ++i) {
-    const long any = i == 0 ? 1 : i == 1 ? 3 : kProbe;
-    probe.push_back(input[i] > 0 ? input[i] : any);
+    const long any[] = {kProbeBatch, 3, kProbeHeight, kProbeWidth};
+    probe.push_back(input[i] > 0 ? input[i] : any[i]);
   }
   try {
     const std::shared_ptr<ov::Model> copy = model->clone();
@@ -69,8 +72,8 @@ std::vector<long> OutputShape(const std::shared_ptr<ov::Model>& model, const fs:
     }
     return output;
   } catch (const std::exception& error) {
-    throw Error(ExitCode::kModel, file.string() + ": does not accept images of " +
-                                      std::to_string(kProbe) + "x" + std::to_string(kProbe) +
+    const std::string size = std::to_string(kProbeHeight) + "x" + std::to_string(kProbeWidth);
+    throw Error(ExitCode::kModel, file.string() + ": does not accept two images of " + size +
                                       " pixels (" + Reason(error) + "); export it again");
   }
 }
@@ -89,7 +92,8 @@ ModelShape CheckModel(const std::shared_ptr<ov::Model>& model, const fs::path& f
 
 class OpenVino : public Backend {
  public:
-  OpenVino(const fs::path& file, const BackendOptions& options) : precision_(options.precision) {
+  OpenVino(const fs::path& file, const BackendOptions& options)
+      : file_(file), precision_(options.precision) {
     const std::shared_ptr<ov::Model> model = ReadModel(core_, file);
     accepts_ = CheckModel(model, file);
     ov::AnyMap settings = {
@@ -102,8 +106,10 @@ class OpenVino : public Backend {
       compiled_ = core_.compile_model(model, "CPU", settings);
       request_ = compiled_.create_infer_request();
     } catch (const std::exception& error) {
-      throw Error(ExitCode::kModel, file.string() + ": cannot be compiled for the CPU (" +
-                                        Reason(error) + "); " + Advice());
+      const bool coarse = precision_ != "float32";  // the processor's fault, not the model's
+      throw Error(coarse ? ExitCode::kComputation : ExitCode::kModel,
+                  file.string() + ": cannot be compiled for the CPU (" + Reason(error) + "); " +
+                      Advice("export it again"));
     }
   }
 
@@ -123,26 +129,40 @@ class OpenVino : public Backend {
     const auto batch = static_cast<std::size_t>(shape.batch);
     const auto height = static_cast<std::size_t>(shape.height);
     const auto width = static_cast<std::size_t>(shape.width);
+    const ov::Shape expected = {batch, height, width};
+    ov::Shape found;
+    try {
+      request_.set_output_tensor(ov::Tensor(ov::element::f32, expected, inverse_depth));
+    } catch (const std::exception&) {
+      OtherSize();  // of some networks this is known before they compute
+    }
     try {
       // The network only reads its input, but a tensor on somebody's memory takes no const.
       request_.set_input_tensor(
           ov::Tensor(ov::element::f32, {batch, 3, height, width}, const_cast<float*>(images)));
-      request_.set_output_tensor(
-          ov::Tensor(ov::element::f32, {batch, height, width}, inverse_depth));
       request_.infer();
+      found = request_.get_output_tensor().get_shape();
     } catch (const std::exception& error) {
       throw Error(ExitCode::kComputation,
-                  "openvino: the computation failed (" + Reason(error) +
-                      "); try a smaller --batch_size, or export the model again");
+                  "openvino: the computation failed (" + Reason(error) + "); " +
+                      Advice("try a smaller --batch_size, or export the model again"));
     }
+    // OpenVINO takes the tensor for an output of another size, and fills it with what it has.
+    if (found != expected) OtherSize();
   }
 
  private:
-  // Some processors have no bfloat16 for some numbers of channels.
-  std::string Advice() const {
-    return precision_ == "float32" ? "export it again" : "try --precision float32";
+  [[noreturn]] void OtherSize() const {
+    throw Error(ExitCode::kModel,
+                file_.string() + ": its output has another size than its input; export it again");
   }
 
+  // Some processors have no bfloat16 for some numbers of channels.
+  std::string Advice(const std::string& otherwise) const {
+    return precision_ == "float32" ? otherwise : "try --precision float32";
+  }
+
+  fs::path file_;
   std::string precision_;
   ModelShape accepts_;
   ov::Core core_;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <map>
 #include <system_error>
 #include <utility>
@@ -41,7 +42,8 @@ std::array<double, 3> ParseColour(const std::string& flag, const std::string& te
     char* next = nullptr;
     numbers[i] = std::strtod(position, &next);  // GCC has std::from_chars of double from 11 on
     const char expected = i + 1 < numbers.size() ? ',' : '\0';
-    if (next == position || *next != expected || !std::isfinite(numbers[i])) {
+    if (next == position || *next != expected ||
+        !(std::abs(numbers[i]) <= std::numeric_limits<float>::max())) {
       Fail(flag + ": '" + text + "', expected three numbers r,g,b like 0.485,0.456,0.406");
     }
     position = next + 1;
@@ -76,7 +78,8 @@ int ParseSize(const std::string& flag, const std::string& text) {
 std::array<double, 3> ParseStd(const std::string& flag, const std::string& text) {
   const std::array<double, 3> numbers = ParseColour(flag, text);
   for (const double number : numbers) {
-    if (number <= 0) Fail(flag + ": '" + text + "', expected numbers above 0");
+    // The computation is in float32, where a very small number is 0.
+    if (static_cast<float>(number) <= 0) Fail(flag + ": '" + text + "', expected numbers above 0");
   }
   return numbers;
 }

@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 
 #include "errors.h"
 
@@ -32,13 +34,28 @@ std::string State(std::size_t done, std::size_t total, double seconds) {
 
 }  // namespace
 
+void OpenStandardStreams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    // open takes the lowest number that is free, which is this one.
+    if (fcntl(stream, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) return;
+  }
+}
+
 Console::Console() : descriptor_(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)) {
   is_terminal_ = isatty(descriptor_) == 1;
   next_ = is_terminal_ ? 0 : kNewLine;
+}
+
+void Console::MoveLibraryMessages() {
   const char* log = std::getenv("MIDAS_LIBRARY_LOG");
   const int target = open(log != nullptr ? log : "/dev/null",
                           O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (target < 0) return;
+  if (target < 0 && log != nullptr) {
+    throw midas::Error(ExitCode::kCommandLine, "MIDAS_LIBRARY_LOG=" + std::string(log) +
+                                                   ": cannot be opened (" + SystemMessage(errno) +
+                                                   "); name a file that can be written");
+  }
+  if (target < 0 || target == STDERR_FILENO) return;
   dup2(target, STDERR_FILENO);
   close(target);
 }

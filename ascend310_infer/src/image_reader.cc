@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <fstream>
 #include <iterator>
+#include <new>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 #include <string>
@@ -44,6 +45,7 @@ cv::Mat Decode(const std::vector<std::uint8_t>& bytes) {
   try {
     image = cv::imdecode(bytes, cv::IMREAD_UNCHANGED);
   } catch (const cv::Exception& error) {
+    if (IsOutOfMemory(error)) throw;
     reason = OneLine(error.err);
   }
   if (image.empty()) Truncated(reason);
@@ -125,11 +127,17 @@ cv::Mat ReadImage(const fs::path& file, bool upright) {
     const ImageStructure structure = InspectImage({bytes.data(), bytes.size()});
     const cv::Mat rgb = ToRgb(ToEightBits(Decode(bytes)));
     return upright ? Upright(rgb, structure.orientation) : rgb;
-  } catch (const std::bad_alloc&) {
-    throw ImageError(file.string() + ": not enough memory to read it; make the image smaller");
   } catch (const std::exception& error) {
-    throw ImageError(file.string() + ": " + error.what());
+    throw ImageError(file.string() + ": " +
+                     (IsOutOfMemory(error) ? "not enough memory to read it; make the image smaller"
+                                           : error.what()));
   }
+}
+
+bool IsOutOfMemory(const std::exception& error) {
+  const auto* of_opencv = dynamic_cast<const cv::Exception*>(&error);
+  return dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+         (of_opencv != nullptr && of_opencv->code == cv::Error::StsNoMem);
 }
 
 }  // namespace midas

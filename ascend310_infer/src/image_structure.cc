@@ -8,9 +8,6 @@
 namespace midas {
 namespace {
 
-// Pillow's limit, twice its MAX_IMAGE_PIXELS: a small file must not fill the memory.
-constexpr std::int64_t kMaxPixels = 178956970;
-
 ImageStructure InspectByContent(Bytes file) {
   if (file.StartsWith("\xff\xd8\xff", 3)) return InspectJpeg(file);
   if (file.StartsWith("\x89PNG\r\n\x1a\n", 8)) return InspectPng(file);
@@ -51,7 +48,7 @@ ImageStructure InspectImage(Bytes file) {
   const ImageStructure structure = InspectByContent(file);
   const Size size = structure.size;
   if (size.height <= 0 || size.width <= 0) Truncated("impossible size");
-  if (static_cast<std::int64_t>(size.height) * size.width > kMaxPixels) {
+  if (IsTooLarge(size)) {
     throw ImageError("more than " + std::to_string(kMaxPixels) +
                      " pixels; make the image smaller");
   }
@@ -85,7 +82,7 @@ void Truncated(const std::string& what) {
 }
 
 void Unsupported(const std::string& what) {
-  throw ImageError(what + " is not read by this program; save the image as an 8-bit PNG");
+  throw ImageError(what + " is not read by this program; convert it to an 8-bit PNG");
 }
 
 }  // namespace midas

@@ -1,4 +1,6 @@
 // BMP, WebP and the binary kinds of PPM.
+#include <cstdlib>
+#include <limits>
 #include <string>
 
 #include "errors.h"
@@ -7,15 +9,44 @@
 namespace midas {
 namespace {
 
+// Of the versions of the header that follow the old OS/2 one.
+bool IsBmpHeader(std::uint32_t size) {
+  for (const std::uint32_t known : {40, 52, 56, 64, 108, 124}) {
+    if (size == known) return true;
+  }
+  return false;
+}
+
+// The size that a chunk of a WebP states; {0, 0} for a chunk that holds no picture.
+Size WebpSize(const std::string& name, Bytes chunk) {
+  constexpr std::uint32_t kBits14 = 0x3fff;
+  const auto size = [](std::uint32_t height, std::uint32_t width) {
+    return Size{static_cast<int>(height), static_cast<int>(width)};
+  };
+  if (name == "VP8X") return size(chunk.Little(7, 3) + 1, chunk.Little(4, 3) + 1);
+  if (name == "VP8 ") return size(chunk.Little(8, 2) & kBits14, chunk.Little(6, 2) & kBits14);
+  if (name == "VP8L") {
+    const std::uint32_t bits = chunk.Little(1, 4);
+    return size((bits >> 14 & kBits14) + 1, (bits & kBits14) + 1);
+  }
+  return {};
+}
+
 bool IsBlank(std::uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 }  // namespace
 
 ImageStructure InspectBmp(Bytes file) {
   ImageStructure structure;
-  if (!file.Contains(14, 40) || file.Little(14, 4) < 40) Unsupported("a BMP of an old kind");
+  if (!file.Contains(14, 40) || !IsBmpHeader(file.Little(14, 4))) {
+    Unsupported("a BMP of an old or unknown kind");
+  }
   const auto height = static_cast<std::int32_t>(file.Little(22, 4));  // negative: top row first
-  structure.size = {height < 0 ? -height : height, static_cast<int>(file.Little(18, 4))};
+  structure.size = {height, static_cast<int>(file.Little(18, 4))};
+  if (height == std::numeric_limits<std::int32_t>::min() || structure.size.width <= 0) {
+    Truncated("impossible size");
+  }
+  structure.size.height = std::abs(height);
   const auto bits = file.Little(28, 2);
   const auto compression = file.Little(30, 4);
   if (compression != 0 || (bits != 1 && bits != 4 && bits != 8 && bits != 24)) {
@@ -33,7 +64,6 @@ ImageStructure InspectBmp(Bytes file) {
 // Chunks of name, length and data (padded to even) behind "RIFF", length, "WEBP".
 ImageStructure InspectWebp(Bytes file) {
   ImageStructure structure;
-  structure.size = {1, 1};  // OpenCV reads it out of the bit stream; a side is at most 16383
   int exif = 0;
   int xmp = 0;
   const std::size_t end = 8 + static_cast<std::size_t>(file.Little(4, 4));
@@ -47,6 +77,8 @@ ImageStructure InspectWebp(Bytes file) {
     if (name == "ALPH" || (name == "VP8X" && (data.Big(0, 1) & 0x10) != 0)) {
       Unsupported("a WebP with transparency");
     }
+    const Size size = WebpSize(name, data);
+    if (size.width > 0) structure.size = size;
     if (name == "EXIF") {
       const std::size_t skip = data.StartsWith("Exif\0\0", 6) ? 6 : 0;
       exif = ExifOrientation(data.From(skip, length - skip));

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <new>
 #include <opencv2/core.hpp>
+#include <optional>
 #include <string>
 
 #include "backend.h"
@@ -34,10 +35,11 @@ std::string ResizeText(const midas::Preparation& preparation) {
 }
 
 // What is worth a line on stdout besides the result.
-void SayBatches(const midas::RunReport& report, int batch_size, int asked, bool is_fixed) {
-  if (batch_size != asked) {
+void SayBatches(const midas::RunReport& report, int batch_size, std::optional<int> asked,
+                bool is_fixed) {
+  if (asked && batch_size != *asked) {
     std::printf("the model takes %d images at once: --batch_size %d does not count\n", batch_size,
-                asked);
+                *asked);
   }
   if (report.part_batches > 0) {
     std::printf("%zu of %zu batches held fewer than %d images of one size and %s\n",
@@ -80,7 +82,7 @@ int Infer(const midas::Options& options, midas::Console& console, midas::StopSig
 
   const midas::ModelShape accepts = backend->Accepts();
   const bool is_fixed = accepts.batch > 0;
-  const int batch_size = is_fixed ? accepts.batch : options.batch_size;
+  const int batch_size = is_fixed ? accepts.batch : options.batch_size.value_or(1);
   const midas::Preparation preparation{
       {dataset.resize, options.size}, accepts, options.normalisation, dataset.upright};
   midas::ResultFiles files(
@@ -100,20 +102,26 @@ int Infer(const midas::Options& options, midas::Console& console, midas::StopSig
   return Finish(report, signals, files, console);
 }
 
+int Run(int count, char** words, midas::Console& console) {
+  midas::StopSignals signals;
+  console.MoveLibraryMessages();
+  cv::setNumThreads(1);  // the reading threads are the parallelism
+  const midas::Options options = midas::ParseCommandLine(count, words);
+  if (options.help) {
+    std::fputs(midas::Usage().c_str(), stdout);
+    return 0;
+  }
+  return Infer(options, console, signals);
+}
+
 }  // namespace
 
 int main(int count, char** words) {
   IgnoreWriteSignals();
-  midas::StopSignals signals;
+  midas::OpenStandardStreams();
   midas::Console console;
-  cv::setNumThreads(1);  // the reading threads are the parallelism
   try {
-    const midas::Options options = midas::ParseCommandLine(count, words);
-    if (options.help) {
-      std::fputs(midas::Usage().c_str(), stdout);
-      return 0;
-    }
-    return Infer(options, console, signals);
+    return Run(count, words, console);
   } catch (const midas::Error& error) {
     console.Error(error.what());
     return static_cast<int>(error.code());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace midas {
 namespace {
@@ -16,7 +17,8 @@ int RoundToMultiple(double length, const ResizeRule& rule) {
   if (rule.method == ResizeMethod::kLowerBound && count * kSizeMultiple < rule.bound) {
     count = std::ceil(multiples);
   }
-  return std::max(static_cast<int>(count), 1) * kSizeMultiple;
+  constexpr int kMost = std::numeric_limits<int>::max() / kSizeMultiple;
+  return static_cast<int>(std::clamp(count, 1.0, static_cast<double>(kMost))) * kSizeMultiple;
 }
 
 }  // namespace

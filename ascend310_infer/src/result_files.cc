@@ -14,6 +14,7 @@ namespace {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "predictions are little-endian");
 
+constexpr char kTimes[] = "time_Result";
 constexpr char kHeader[] = "image,file,height,width,image_height,image_width";
 
 fs::path FolderOf(const fs::path& output, const std::string& dataset) {
@@ -72,9 +73,43 @@ std::string Json(const RunSettings& settings) {
          ",\n  \"device\": " + JsonText(settings.device) + "\n}\n";
 }
 
-fs::path Made(const fs::path& folder) {
-  MakeFolder(folder);
-  return folder;
+[[noreturn]] void ExistsAlready(const fs::path& folder) {
+  throw Error(ExitCode::kOutput, folder.string() +
+                                     ": exists already and is not overwritten; move it away, or "
+                                     "choose another --output");
+}
+
+// A new folder, which goes again with all that is in it unless it is kept: one without its table
+// would be in the way of the next try.
+class NewFolder {
+ public:
+  explicit NewFolder(const fs::path& folder) : folder_(folder) {
+    MakeFolder(folder.parent_path());
+    std::error_code error;
+    const bool is_new = fs::create_directory(folder, error);
+    if (error) CannotWrite(folder, error.message());
+    if (!is_new) ExistsAlready(folder);  // made by another program since RequireFree
+  }
+  ~NewFolder() {
+    std::error_code ignored;
+    if (!kept_) fs::remove_all(folder_, ignored);
+  }
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+
+  void Keep() { kept_ = true; }
+
+ private:
+  fs::path folder_;
+  bool kept_ = false;
+};
+
+// Also true for links to nowhere, which are in the way too.
+bool Exists(const fs::path& file) {
+  std::error_code error;
+  const fs::file_type type = fs::symlink_status(file, error).type();
+  if (type == fs::file_type::none) CannotWrite(file, error.message());
+  return type != fs::file_type::not_found;
 }
 
 std::string Row(const DatasetImage& image, const Prediction& prediction) {
@@ -91,20 +126,24 @@ std::string Row(const DatasetImage& image, const Prediction& prediction) {
 void ResultFiles::RequireFree(const fs::path& output, const std::string& dataset) {
   const fs::path folder = FolderOf(output, dataset);
   std::error_code ignored;
-  if (fs::exists(fs::symlink_status(folder, ignored))) {
-    throw Error(ExitCode::kOutput,
-                folder.string() + ": exists already and is not overwritten; move it away, or "
-                                  "choose another --output");
+  if (fs::exists(fs::symlink_status(folder, ignored))) ExistsAlready(folder);
+  const fs::path times = output / kTimes;
+  std::error_code error;
+  const fs::file_type type = fs::status(times, error).type();
+  if (type == fs::file_type::none) CannotWrite(times, error.message());
+  if (type != fs::file_type::not_found && type != fs::file_type::directory) {
+    CannotWrite(times, "not a folder");
   }
 }
 
 ResultFiles::ResultFiles(const fs::path& output, const Dataset& dataset,
                          const RunSettings& settings)
-    : dataset_(dataset),
-      folder_(Made(FolderOf(output, dataset.name))),
-      table_(folder_ / "predictions.csv", kHeader) {
+    : dataset_(dataset), folder_(FolderOf(output, dataset.name)) {
+  NewFolder folder(folder_);
   const std::string json = Json(settings);
   WriteWhole(folder_ / "run.json", json.data(), json.size());
+  table_.emplace(folder_ / "predictions.csv", kHeader);
+  folder.Keep();
 }
 
 void ResultFiles::Add(const Prediction& prediction) {
@@ -113,7 +152,7 @@ void ResultFiles::Add(const Prediction& prediction) {
   MakeFolder(file.parent_path());
   WriteWhole(file, prediction.values.data(), prediction.values.size() * sizeof(float));
   try {
-    table_.Append(Row(image, prediction));
+    table_->Append(Row(image, prediction));
   } catch (const Error&) {
     std::error_code ignored;
     fs::remove(file, ignored);
@@ -122,14 +161,15 @@ void ResultFiles::Add(const Prediction& prediction) {
 }
 
 void WriteTimes(const fs::path& output, const std::string& text) {
-  const fs::path folder = Made(output / "time_Result");
+  const fs::path folder = output / kTimes;
+  MakeFolder(folder);
   const fs::path file = folder / "test_perform_static.txt";
-  if (fs::exists(file)) {
+  if (Exists(file)) {
     int number = 1;
     fs::path kept;
     do {
       kept = folder / ("test_perform_static." + std::to_string(number++) + ".txt");
-    } while (fs::exists(kept));
+    } while (Exists(kept));
     std::error_code error;
     fs::rename(file, kept, error);
     if (error) CannotWrite(file, error.message());

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -65,7 +66,8 @@ void Descriptor::Close() {
 }
 
 void WriteWhole(const fs::path& file, const void* data, std::size_t size) {
-  const fs::path beside = file.parent_path() / ("." + file.filename().string() + ".tmp");
+  // Not named after the file: a name that is as long as names may be would become too long.
+  const fs::path beside = file.parent_path() / ("." + std::to_string(getpid()) + ".tmp");
   const Temporary temporary(beside);
   try {
     Descriptor descriptor(beside, O_WRONLY | O_CREAT | O_TRUNC, file);

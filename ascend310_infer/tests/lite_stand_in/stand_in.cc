@@ -4,7 +4,7 @@
 //   input 1 3 64 96       its shape, -1 for any
 //   output 1 64 96
 //   devices 2             that exist; 1 where it does not say
-//   fail predict          optional: what goes wrong (build, predict, nan, half)
+//   fail predict          optional: what goes wrong (build, graph, predict, nan, half, null)
 #include <cmath>
 #include <fstream>
 #include <string>
@@ -19,6 +19,7 @@ class MSTensor::Impl {
   enum DataType type = DataType::kNumberTypeFloat32;
   std::vector<std::int64_t> shape;
   std::vector<float> values;
+  bool is_lost = false;  // the copy from the device fails
 
   void SetShape(const std::vector<std::int64_t>& lengths) {
     shape = lengths;
@@ -36,6 +37,7 @@ MSTensor::~MSTensor() = default;
 enum DataType MSTensor::DataType() const { return impl_->type; }
 const std::vector<std::int64_t>& MSTensor::Shape() const { return impl_->shape; }
 std::shared_ptr<const void> MSTensor::Data() const {
+  if (impl_->is_lost) return nullptr;
   return std::shared_ptr<const void>(impl_, impl_->values.data());
 }
 void* MSTensor::MutableData() { return impl_->values.data(); }
@@ -58,6 +60,7 @@ class ModelImpl {
       if (word == "devices") file >> devices;
       if (word == "fail") file >> failure;
     }
+    output->is_lost = failure == "null";
     if (failure == "half") output->type = DataType::kNumberTypeFloat16;
     return !input->shape.empty();
   }
@@ -83,6 +86,7 @@ Status Model::Build(const std::string& model_path, ModelType model_type,
   if (ascend == nullptr || ascend->GetDeviceID() >= impl_->devices) {
     return Status(kMCDeviceError, "Device error,\nset device failed.");
   }
+  if (impl_->failure == "graph") return Status(kLiteGraphFileError, "Failed to verify graph.");
   if (impl_->failure == "build") return Status(kLiteError, "Common error code.");
   return kSuccess;
 }

@@ -7,7 +7,7 @@
 
 namespace mindspore {
 
-enum DeviceType { kCPU = 0, kAscend = 6 };
+enum DeviceType { kCPU = 0, kAscend = 3 };
 
 class DeviceInfoContext {
  public:

@@ -9,9 +9,10 @@ namespace mindspore {
 
 enum StatusCode : std::uint32_t {
   kSuccess = 0,
-  kMCDeviceError = 0x20000002u,
-  kLiteError = 0xF0000001u,
-  kLiteFileError = 0xF000000Au,
+  kMCDeviceError = 0x30000002u,
+  kLiteError = 0xFFFFFFFFu,           // -1
+  kLiteFileError = 0xFFFFFFF6u,       // -10
+  kLiteGraphFileError = 0xFFFFFF38u,  // -200
 };
 
 class Status {
