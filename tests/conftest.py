@@ -10,6 +10,12 @@ from typing import Any
 
 import pytest
 
+# The processes of pytest-xdist are `python -c`. MindSpore notes the program's file when it is
+# imported, and reads it where it caches graphs.
+if sys.argv[0] == "-c":
+    sys.argv[0] = __file__
+
+# ruff: noqa: E402
 from src import checkpoint, runtime
 from src.export import Job, export
 from src.export_plan import Size
@@ -20,11 +26,6 @@ from tests.weights import copy_torch_weights
 # A shell starts what it puts into the background with Ctrl-C switched off, and programs hand that
 # on to those they start; the tests that send it need it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# The processes of pytest-xdist are `python -c`; MindSpore's compiler looks for the program's file.
-if sys.argv[0] == "-c":
-    sys.argv[0] = __file__
-
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

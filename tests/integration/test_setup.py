@@ -496,7 +496,7 @@ CUDA = [
         (
             "demo,dev",
             [*CORE_MODULES, "src.config", "pytest", "ruff"],
-            "mitsuba, skimage, hypothesis, playwright",
+            "mitsuba, skimage, xdist, hypothesis, playwright",
         ),
         ("demo", [*CORE_MODULES, "src.config", "mitsuba", "skimage"], ""),
         (
