@@ -15,7 +15,6 @@ import pytest
 if sys.argv[0] == "-c":
     sys.argv[0] = __file__
 
-# ruff: noqa: E402
 from src import checkpoint, runtime
 from src.export import Job, export
 from src.export_plan import Size
