@@ -17,8 +17,8 @@ from src.errors import UserError
 from src.predictor import Predictor
 from src.results import ResultFiles
 from src.runlog import progress_bar
-from src.scoring import Options, score, score_all, sha256, words
-from src.summary import Result, Row
+from src.scoring import Options, score_all, sha256, words
+from src.summary import Result
 
 
 def evaluate_all(
@@ -32,21 +32,6 @@ def evaluate_all(
     return score_all(
         FromNetwork(predictor, options.batch_size), benchmarks, files, options, barrier
     )
-
-
-def evaluate(
-    predictor: Predictor,
-    benchmark: Benchmark,
-    batches: Sequence[Sequence[int]],
-    options: Options,
-    record: Callable[[Row], None],
-) -> None:
-    """Predict, align and score images of a benchmark, as `score` does.
-
-    Args:
-        batches: indices of images of one input size each, at most `batch_size`.
-    """
-    score(FromNetwork(predictor, options.batch_size), benchmark, batches, options, record)
 
 
 class FromNetwork:
@@ -72,6 +57,8 @@ class FromNetwork:
         return {"runtime": self.predictor.runtime} if is_onnx else {}
 
     def settings(self, benchmark: Benchmark) -> dict[str, Any]:
+        """The weights by their hash, the network's size and normalisation, and, of an .onnx, what
+        computes it."""
         mean, std = words(self.predictor.mean), words(self.predictor.std)
         return {
             **self._weights,

@@ -56,10 +56,10 @@ def choose_path(
         for package in ("onnx", onnx_runtime):
             import_extra(package)
     suffix = SUFFIXES[file_format]
-    if not Path(weights).is_file():
-        raise UserError(f"model_weights: {weights}: no such file; expected a .ckpt")
     if Path(weights).suffix in SUFFIXES.values():
         raise UserError(f"model_weights: {weights} is exported already; expected a .ckpt")
+    if not Path(weights).is_file():
+        raise UserError(f"model_weights: {weights}: no such file; expected a .ckpt")
     target = Path(path or Path(weights).with_suffix(suffix))
     if target.suffix != suffix:
         raise UserError(

@@ -227,13 +227,13 @@ class _Pipeline:
     ) -> None:
         self.source, self.benchmark = source, benchmark
         self.options, self.pool = options, pool
-        self.ahead = options.batch_size + options.workers  # samples that wait on either side
 
     def rows(self, batches: Sequence[Sequence[int]]) -> Iterator[Row]:
         """The rows of these samples as they become known."""
         scores: deque[Future[Row]] = deque()
         indices = chain.from_iterable(batches)
-        items = _map_ahead(self.pool, self._read, indices, self.ahead)
+        ahead = max(map(len, batches), default=0) + self.options.workers  # wait on either side
+        items = _map_ahead(self.pool, self._read, indices, ahead)
         for batch in batches:
             good = []
             for item in islice(items, len(batch)):
@@ -242,7 +242,7 @@ class _Pipeline:
                 else:
                     good.append(item)
             scores.extend(self._predict(good))
-            while scores and (scores[0].done() or len(scores) > self.ahead):
+            while scores and (scores[0].done() or len(scores) > ahead):
                 yield scores.popleft().result()
         for score in scores:
             yield score.result()

@@ -18,9 +18,10 @@ import torch
 
 from src.data.benchmarks import BENCHMARKS, Benchmark
 from src.errors import UserError
-from src.evaluation import Options, evaluate, evaluate_all, plan_batches
+from src.evaluation import FromNetwork, Options, evaluate_all, plan_batches
 from src.predictor import Predictor
 from src.results import ResultFiles
+from src.scoring import score
 from src.summary import Row
 from tests import file_formats
 from tests.benchmark_sets import (
@@ -411,7 +412,7 @@ def test_images_go_through_the_network_in_batches(tmp_path, weights):
     stand_in, benchmark = StandIn(weights), MadeUp(MIXED)
     rows: list[Row] = []
     batches = plan_batches(stand_in, benchmark, 3)
-    evaluate(stand_in, benchmark, batches, Options(batch_size=3), rows.append)
+    score(FromNetwork(stand_in, 3), benchmark, batches, Options(), rows.append)
     assert [shape[0] for shape in stand_in.batches] == [len(batch) for batch in batches]
     assert max(shape[0] for shape in stand_in.batches) == 3
     assert sorted(row.id for row in rows) == list(benchmark.ids)
@@ -453,21 +454,23 @@ def test_the_next_images_are_read_while_the_network_computes(
     predictor = Watching(weights, all_read)
     options = Options(batch_size=batch_size, workers=workers)
     batches = [tuple(range(i, i + batch_size)) for i in range(0, 30, batch_size)]
-    evaluate(predictor, benchmark, batches, options, lambda row: None)
+    network = FromNetwork(predictor, batch_size)
+    score(network, benchmark, batches, options, lambda row: None)
     assert predictor.seen == [True] * len(batches)
 
 
 def test_predictions_are_scored_while_the_network_computes(tmp_path, weights):
     benchmark, scored = MadeUp([(6, 8)] * 8), []
-    score = benchmark.score
+    of_benchmark = benchmark.score
 
     def note(prediction, sample):
         scored.append(threading.get_ident())
-        return score(prediction, sample)
+        return of_benchmark(prediction, sample)
 
     benchmark.score = note
     predictor = Watching(weights, lambda done: len(scored) >= done)
-    evaluate(predictor, benchmark, [(i,) for i in range(8)], Options(), lambda row: None)
+    network = FromNetwork(predictor, 1)
+    score(network, benchmark, [(i,) for i in range(8)], Options(), lambda row: None)
     assert predictor.seen == [True] * 8
     assert threading.get_ident() not in scored
 
@@ -483,7 +486,7 @@ def test_memory_does_not_grow_with_the_number_of_images(weights, batch_size, wor
     options = Options(batch_size=batch_size, workers=workers)
     batches = [tuple(range(i, i + batch_size)) for i in range(0, 500, batch_size)]
     rows = []
-    evaluate(stand_in, benchmark, batches, options, rows.append)
+    score(FromNetwork(stand_in, batch_size), benchmark, batches, options, rows.append)
     assert len(rows) == 500
     waiting = batch_size + workers
     assert waiting < benchmark.most_alive["depth"] <= 2 * waiting + 2 * batch_size + 1
@@ -496,7 +499,8 @@ def test_rows_are_recorded_as_the_evaluation_goes_on(weights):
     lag = []
     stand_in = StandIn(weights)
     stand_in.of_input = lambda input_: lag.append(len(recorded)) or input_[0]
-    evaluate(stand_in, benchmark, [(i,) for i in range(40)], Options(), recorded.append)
+    network = FromNetwork(stand_in, 1)
+    score(network, benchmark, [(i,) for i in range(40)], Options(), recorded.append)
     assert all(index - count <= 2 + 2 for index, count in enumerate(lag))
     assert [row.id for row in recorded] == list(benchmark.ids)
 
@@ -784,7 +788,11 @@ def test_a_prediction_that_is_not_finite_ends_the_evaluation_even_if_files_may_b
 def test_an_error_does_not_wait_for_the_images_that_were_to_be_read(weights):
     benchmark = MadeUp([(6, 8)] * 200, damaged=[3])
     with pytest.raises(UserError, match=r"group/003\.png"):
-        evaluate(
-            StandIn(weights), benchmark, [(i,) for i in range(200)], Options(), lambda row: None
+        score(
+            FromNetwork(StandIn(weights), 1),
+            benchmark,
+            [(i,) for i in range(200)],
+            Options(),
+            lambda row: None,
         )
     assert len(benchmark.reads) < 20

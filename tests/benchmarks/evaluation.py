@@ -21,9 +21,10 @@ import numpy as np
 from src import checkpoint, image_io, runtime
 from src.config import load_config
 from src.data.benchmarks import BENCHMARKS
-from src.evaluation import Options, evaluate, plan_batches
+from src.evaluation import FromNetwork, Options, plan_batches
 from src.midas_net import MidasNet
 from src.predictor import Predictor
+from src.scoring import score
 from tests.benchmarks.timing import seconds
 
 SMALL = Path(__file__).resolve().parents[2] / "scripts" / "quickstart.yaml"
@@ -66,7 +67,8 @@ def main() -> None:
             Path(folder, "small.ckpt"), config.network(), config.nm_img_mean, config.nm_img_std
         )
         benchmark = BENCHMARKS["TUM"](folder, size=asked.size)
-        options = Options(batch_size=asked.batch_size, workers=asked.workers)
+        options = Options(workers=asked.workers)
+        network = FromNetwork(predictor, asked.batch_size)
         batches = plan_batches(predictor, benchmark, asked.batch_size)
         prepared = [
             [predictor.prepare(benchmark.read(i).image, benchmark.resize) for i in batch]
@@ -78,7 +80,7 @@ def main() -> None:
                 predictor.run(inputs, asked.batch_size)
 
         def whole() -> None:
-            evaluate(predictor, benchmark, batches, options, lambda row: None)
+            score(network, benchmark, batches, options, lambda row: None)
 
         predictor.run(prepared[0], asked.batch_size)  # compiles
         pairs = [(seconds(network_alone), seconds(whole)) for _ in range(asked.runs)]

@@ -41,10 +41,11 @@ from src import checkpoint, runtime
 from src.config import Config, load_config
 from src.data.benchmarks import Benchmark, open_benchmarks
 from src.errors import Parser, UserError, run_program
-from src.evaluation import Options, evaluate, plan_batches
+from src.evaluation import FromNetwork, Options, plan_batches
 from src.image_io import write_bytes
 from src.loss import KINDS
 from src.predictor import Predictor
+from src.scoring import score
 from src.summary import Row, summarise
 from tests.benchmarks.mixing_runs import (
     last_weights,
@@ -192,7 +193,7 @@ class Experiment:
         size = min(EVALUATION_BATCH, len(test))
         rows: list[Row] = []
         batches = plan_batches(self.predictor, test, size)
-        evaluate(self.predictor, test, batches, Options(batch_size=size), rows.append)
+        score(FromNetwork(self.predictor, size), test, batches, Options(), rows.append)
         means = summarise(test.name, test.metric, rows, {}, test.root).means
         return {"network": means["abs_rel"], "row": means["row_abs_rel"]}
 
