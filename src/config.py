@@ -168,6 +168,7 @@ class Config(BaseModel):
 
     input_path: FilePath
     output_path: FilePath
+    run_batch_size: Count
     align: FilePath
     align_max_depth: Annotated[float, Field(gt=0, le=1e6)]
     model_weights: FilePath

@@ -207,6 +207,7 @@ def test_config_path_is_no_key_of_a_file(write):
         ("upsampling", "nearest"),
         ("on_error", "go on"),
         ("eval_batch_size", "0"),
+        ("run_batch_size", "0"),
         ("is_modelarts", "yes please"),
         ("amp_level", "O4"),
         ("loss_scale", "0.5"),
