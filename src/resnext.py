@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, Initializer
 
+from src.lean_conv import LeanConv2d
+
 EXPANSION = 4  # a bottleneck's output channels over its stage's base channels
 
 
@@ -27,7 +29,8 @@ def conv(
     Weights start as He et al. (2015) for ReLU, fan out, unless `weight_init` says otherwise;
     biases start at 0.
     """
-    return nn.Conv2d(
+    kind = LeanConv2d if (kernel_size, stride, group) == (3, 1, 1) else nn.Conv2d
+    return kind(
         in_channels,
         out_channels,
         kernel_size,
