@@ -41,8 +41,8 @@ def main() -> None:
         problems if options.skip_damaged else None,
     )
     normalisation = (config.nm_img_mean, config.nm_img_std)
-    onnx = (config.onnx_runtime, config.onnx_precision)
-    predictor = Predictor(config.file("ckpt_path"), config.network(), *normalisation, *onnx)
+    how = (config.onnx_runtime, config.onnx_precision, config.compile_cache)
+    predictor = Predictor(config.file("ckpt_path"), config.network(), *normalisation, *how)
     with log_to(files.ann_file.with_suffix(f".{rank}.log" if rank else ".log")) as note:
         results = evaluate_all(predictor, benchmarks, files, options, runtime.barrier)
         if rank == 0:

@@ -24,9 +24,11 @@ def main() -> int:
     if needs_mindspore(weights):
         runtime.start(config.device_target, config.device_id, config.seed)
     normalisation = (config.nm_img_mean, config.nm_img_std)
-    onnx = (config.onnx_runtime, config.onnx_precision)
-    predictor = Predictor(weights, config.network(), *normalisation, *onnx)
-    failed = predict_folder(predictor, config.input_rule(), source, output, alignment)
+    how = (config.onnx_runtime, config.onnx_precision, config.compile_cache)
+    predictor = Predictor(weights, config.network(), *normalisation, *how)
+    places = (source, output, alignment)
+    threads = (config.run_batch_size, config.num_parallel_workers)
+    failed = predict_folder(predictor, config.input_rule(), *places, *threads)
     print(f"depth maps: {output}, computed by {predictor.runtime}")
     if failed:
         print(f"error: images that failed, named above: {failed}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Compiled training graphs, kept for the next start of the same configuration.
+"""Compiled graphs, kept for the next start of the same configuration.
 
 MindSpore's own cache is keyed by the sources it finds alone and warns of "correctness risks": what
 a network was built with (a loss weight, a number of blocks) may change unnoticed. Here a folder
@@ -13,17 +13,22 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 
 from src import runtime
+from src.errors import UserError
+from src.image_io import write_bytes
 
 LOG = logging.getLogger("midas")
 _SOURCES = Path(__file__).resolve().parent
+_DIGEST = "compile_dependency.hash"  # MindSpore's, of the sources that it finds
 
 
 class CompileCache:
@@ -72,6 +77,90 @@ class CompileCache:
             except OSError:  # another run was faster, or the disk is full
                 shutil.rmtree(self.fresh, ignore_errors=True)
             self.fresh = None
+
+
+class GraphStore:
+    """The graphs of one network, by a name of what goes in, for as many as a process compiles.
+
+    MindSpore numbers the graphs of a process and takes the file that has a number for that graph,
+    although it may be of another input: shapes that come in another order would be computed wrong,
+    without a word. So a process gives it an empty folder of its own. A stored graph is put there
+    under the number that comes next, and a new one is copied from there to the store.
+
+    Args:
+        root: folder of all caches; None: compile anew.
+        facts: JSON-able, everything beside the sources and the input that the graphs depend on.
+    """
+
+    _folder: tempfile.TemporaryDirectory[str] | None = None  # MindSpore's, in this process
+
+    def __init__(self, root: Path | None, facts: Mapping[str, Any]) -> None:
+        # MindSpore takes graphs only in the program that compiled them, and needs its file.
+        program = Path(sys.argv[0]).resolve()
+        is_kept = root and program.is_file()
+        self.root = root / _key({**facts, "program": str(program)}) if is_kept else None
+
+    @contextmanager
+    def compiling(self, name: str) -> Iterator[None]:
+        """Take the one graph that this block compiles, that of `name`, from the store, or keep it.
+
+        After the first one that is not there, MindSpore compiles all others of the process anew.
+        """
+        graph = self._offered(name)
+        if graph is None:
+            yield
+            return
+        runtime.cache_graphs(Path(GraphStore._folder.name))
+        try:
+            yield
+        except BaseException:
+            graph.unlink(missing_ok=True)  # its number may be the next one's
+            raise
+        finally:
+            runtime.cache_graphs(None)
+        if graph.is_file() and not self._stored(name).is_file():
+            self._keep(graph, name)
+
+    def _stored(self, name: str) -> Path:
+        return self.root / f"{name}.mindir"
+
+    def _offered(self, name: str) -> Path | None:
+        """The file that MindSpore will take for the next graph, or write, a copy of the stored one
+        if there is one.
+
+        None where graphs are not kept, or a `CompileCache` has given MindSpore its folder.
+        """
+        if self.root is None or (CompileCache.used and GraphStore._folder is None):
+            return None
+        try:
+            if GraphStore._folder is None:
+                GraphStore._folder = tempfile.TemporaryDirectory(prefix="graphs-")
+                CompileCache.used = True
+            rank, _ = runtime.rank_and_size()
+            place = Path(GraphStore._folder.name, f"rank_{rank}", "graph_cache")
+            place.mkdir(parents=True, exist_ok=True)
+            graph = place / f"compile_cache_{len(list(place.glob('*.mindir')))}.mindir"
+            # MindSpore looks for this once: without, it compiles all of the process anew.
+            if (self.root / _DIGEST).is_file() and not (place / _DIGEST).exists():
+                shutil.copyfile(self.root / _DIGEST, place / _DIGEST)
+            if self._stored(name).is_file():
+                shutil.copyfile(self._stored(name), graph)
+        except OSError as error:
+            LOG.warning("compile_cache: not used (%s)", error)
+            self.root = None
+            return None
+        return graph
+
+    def _keep(self, graph: Path, name: str) -> None:
+        """Put a graph into the store: whole, or not at all."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.root / _DIGEST, graph.with_name(_DIGEST).read_bytes())
+            write_bytes(self._stored(name), graph.read_bytes())
+        except OSError as error:
+            LOG.warning("compile_cache: %s cannot be written (%s)", self.root, error.strerror)
+        except UserError as error:
+            LOG.warning("compile_cache: %s", error)
 
 
 def _key(facts: Mapping[str, Any]) -> str:

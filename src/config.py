@@ -121,6 +121,8 @@ class Config(BaseModel):
     mixing: Literal["naive", "weighted", "pareto"]
     pareto_scope: Literal["all", "decoder", "last"]
     num_parallel_workers: Count
+    data_cache: FilePath
+    cache_margin: Annotated[float, Field(ge=1)]
     on_bad_sample: Literal["stop", "skip"]
     val_mixdata: Text
     val_share: Annotated[float, Field(ge=0, le=0.5)]

@@ -5,13 +5,13 @@ Images of one size go through it in batches; `src.scoring` does the rest.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from src.ahead import batches_of_equal
 from src.data.benchmarks import Benchmark
 from src.errors import UserError
 from src.predictor import Predictor
@@ -89,16 +89,8 @@ def plan_batches(
     """
     if batch_size == 1:
         return [(index,) for index in range(len(benchmark))]
-    by_size: defaultdict[tuple[int, int] | None, list[int]] = defaultdict(list)
     bar = progress_bar(range(len(benchmark)), desc=f"{benchmark.name}: image sizes", unit="image")
-    for index in bar:
-        by_size[_input_size(predictor, benchmark, index)].append(index)
-    batches = [
-        tuple(indices[start : start + batch_size])
-        for indices in by_size.values()
-        for start in range(0, len(indices), batch_size)
-    ]
-    return sorted(batches)
+    return batches_of_equal((_input_size(predictor, benchmark, index) for index in bar), batch_size)
 
 
 def _input_size(predictor: Predictor, benchmark: Benchmark, index: int) -> tuple[int, int] | None:

@@ -27,16 +27,20 @@ def folded(network: MidasNet) -> MidasNet:
     Raises:
         ValueError: a batch normalisation does not come right after a convolution.
     """
-    result = copy.deepcopy(network)
-    for _, cell in list(result.cells_and_names()):
+    return fold(copy.deepcopy(network))
+
+
+def fold(network: MidasNet) -> MidasNet:
+    """As `folded`, but it is `network` itself that changes, and that is returned."""
+    for _, cell in list(network.cells_and_names()):
         # A cell holds its parts in the order in which it applies them.
         for (_, conv), (name, norm) in pairwise(list(cell.name_cells().items())):
             if isinstance(norm, nn.BatchNorm2d):
                 _fold(conv, norm)
                 replace_part(cell, name, nn.Identity())
-    if left := count(result, nn.BatchNorm2d):
+    if left := count(network, nn.BatchNorm2d):
         raise ValueError(f"{left} batch normalisations are not behind a convolution")
-    return result.set_train(False)
+    return network.set_train(False)
 
 
 def _fold(conv: nn.Cell, norm: nn.BatchNorm2d) -> None:

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from PIL import ExifTags, Image
 
+from src import fast_decode
 from src.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
@@ -47,6 +48,7 @@ _EXR_COLOURS = ([b"B", b"G", b"R"], [b"A", b"B", b"G", b"R"])
 _TIFF_MODES = ("F", "L", "I", "I;16", "I;16B")
 _MAP_DTYPES = "uif"  # NumPy's kinds of integers and floating-point numbers
 _JPEG_QUALITY = 95
+_QUICK_PNG = {"compress_type": zlib.Z_RLE}  # a third of the time; some percent larger
 
 # EXIF 2.32, tag 0x0112: how the stored rows and columns lie -> what makes them upright.
 _UPRIGHT = {
@@ -60,6 +62,7 @@ _UPRIGHT = {
 }
 
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
+_PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # chunks that may hold an orientation
 
 PathLike = str | Path
 
@@ -79,9 +82,83 @@ def read_image(path: PathLike, upright: bool = True) -> np.ndarray:
     Raises:
         UserError: the file is missing, a folder, empty, no image, truncated, damaged or too large.
     """
-    image = _decode(path, _read_bytes(path))
-    if upright:
-        image = _upright(image)
+    return ImageFile(path, upright).pixels()
+
+
+class ImageFile:
+    """A photograph whose header is read and whose pixels are not decoded yet.
+
+    Args:
+        path, upright: as in `read_image`.
+
+    Attributes:
+        height, width: in pixels, of what `pixels` returns.
+
+    Raises:
+        UserError: as `read_image`, as far as the header tells; of a PNG, the checksums.
+    """
+
+    def __init__(self, path: PathLike, upright: bool = True) -> None:
+        self._path = path
+        self._data = _read_bytes(path)
+        self._image, chunks = _open(path, self._data)
+        # Pillow decodes a whole PNG to learn what metadata it has.
+        decodes = upright and not chunks.isdisjoint(_PNG_METADATA)
+        if decodes:
+            _load(path, self._image)
+        self._plain_png = _plain_png(self._data, chunks) and not decodes
+        upright = upright and (decodes or self._image.format != "PNG")
+        orientation = _orientation(self._image) if upright else 1
+        self._transpose = _UPRIGHT.get(orientation)
+        width, height = self._image.size
+        self.height, self.width = (width, height) if orientation in _TURNED else (height, width)
+
+    def can_shrink(self, shrink: int) -> bool:
+        """Whether `pixels` can be asked for this part of the size: JPEG, colour or grey.
+
+        One that is turned must divide into whole pixels, or those of the result would not lie where
+        those of the file are.
+        """
+        image = self._image
+        divides = self.height % shrink == self.width % shrink == 0
+        return shrink == 1 or (
+            image.format == "JPEG"
+            and image.mode in ("RGB", "L")
+            and (self._transpose is None or divides)
+        )
+
+    def pixels(self, shrink: int = 1) -> np.ndarray:
+        """Decode the pixels.
+
+        Args:
+            shrink: 1, or 2, 4 or 8 where `can_shrink` says so: decode at this part of the size. A
+                pixel of the result stands for shrink x shrink of the file (JPEG's transform does
+                it, ITU-T T.81, at a fraction of the cost), the last row and column for fewer.
+
+        Returns:
+            uint8 [ceil(height / shrink), ceil(width / shrink), 3], RGB.
+
+        Raises:
+            UserError: truncated, damaged, or no 8- or 16-bit image.
+        """
+        width, height = self._image.size
+        image = self._image
+        pixels = None
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            pixels = fast_decode.decode_jpeg(self._data, height, width, shrink)
+        elif self._plain_png and image.mode == "RGB":
+            pixels = fast_decode.decode_png(self._data, height, width, colour=True)
+        if pixels is None:
+            if shrink > 1:
+                image.draft(None, (width // shrink, height // shrink))
+            pixels = _rgb(self._path, _load(self._path, image))
+        if self._transpose is not None:
+            pixels = np.array(Image.fromarray(pixels).transpose(self._transpose))
+        return pixels
+
+
+def _rgb(path: PathLike, image: Image.Image) -> np.ndarray:
+    """Any decoded image as uint8 [H, W, 3]."""
     if image.mode == "F":
         raise UserError(f"{path}: holds floating-point values, expected an 8- or 16-bit image")
     if image.mode.startswith("I"):
@@ -107,8 +184,12 @@ def image_size(path: PathLike, upright: bool = True) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def write_image(path: PathLike, image: np.ndarray) -> None:
+def write_image(path: PathLike, image: np.ndarray, quick: bool = False) -> None:
     """Write uint8 [H, W, 3] RGB or uint8 [H, W] grey as PNG or JPEG, by the suffix.
+
+    Args:
+        quick: a PNG of photographs and depth maps takes a third of the time to write, and is some
+            percent larger; drawings would become much larger.
 
     Raises:
         ValueError: another suffix, dtype or shape.
@@ -119,7 +200,7 @@ def write_image(path: PathLike, image: np.ndarray) -> None:
         raise ValueError(f"expected uint8 [H, W, 3] or [H, W], got {image.dtype} {image.shape}")
     suffix = Path(path).suffix.lower()
     if suffix == ".png":
-        data = _encode(image, "PNG")
+        data = _encode_png(image, quick)
     elif suffix in (".jpg", ".jpeg"):
         data = _encode(image, "JPEG", quality=_JPEG_QUALITY)
     else:
@@ -144,8 +225,11 @@ def read_png16(path: PathLike) -> np.ndarray:
     return np.asarray(_decode(path, data)).astype(np.uint16)
 
 
-def write_png16(path: PathLike, values: np.ndarray) -> None:
+def write_png16(path: PathLike, values: np.ndarray, quick: bool = False) -> None:
     """Write uint16 [H, W] as a single-channel 16-bit PNG.
+
+    Args:
+        quick: as in `write_image`.
 
     Raises:
         ValueError: another dtype or shape.
@@ -153,7 +237,7 @@ def write_png16(path: PathLike, values: np.ndarray) -> None:
     """
     if values.dtype != np.uint16 or values.ndim != 2:
         raise ValueError(f"expected uint16 [H, W], got {values.dtype} {values.shape}")
-    write_bytes(path, _encode(values, "PNG"))
+    write_bytes(path, _encode_png(values, quick))
 
 
 def read_grey(path: PathLike) -> np.ndarray:
@@ -167,16 +251,27 @@ def read_grey(path: PathLike) -> np.ndarray:
     Raises:
         UserError: missing, damaged, not a PNG, or a PNG with colours.
     """
+    return _read_grey_values(path).astype(np.float32)
+
+
+def _read_grey_values(path: PathLike) -> np.ndarray:
+    """As `read_grey`, but uint8 or uint16."""
     data = _read_bytes(path)
     bits, colour_type = _png_kind(path, data, "a grey PNG")
-    image = _decode(path, data)
+    image, chunks = _open(path, data)
+    if colour_type == 0 and _plain_png(data, chunks):
+        width, height = image.size
+        values = fast_decode.decode_png(data, height, width, colour=False)
+        if values is not None:
+            return values
+    image = _load(path, image)
     if bits == 16 and colour_type == 0:
-        return np.asarray(image).astype(np.float32)
+        return np.asarray(image).astype(np.uint16)
     channels = np.asarray(image.convert("RGB"))
     if bits == 16 or (channels != channels[:, :, :1]).any():
         found = _describe_png(bits, colour_type)
         raise UserError(f"{path}: expected a grey PNG of 8 or 16 bits, found {found} with colours")
-    return channels[:, :, 0].astype(np.float32)
+    return channels[:, :, 0]
 
 
 def read_dpt(path: PathLike) -> np.ndarray:
@@ -274,11 +369,17 @@ def read_target(path: PathLike, key: str = "") -> np.ndarray:
         UserError: missing, damaged, not what its suffix says, no map of numbers, or an HDF5 file
             without `key`.
     """
+    values = read_target_values(path, key)
+    return values if values.dtype == np.float32 else values.astype(np.float32)
+
+
+def read_target_values(path: PathLike, key: str = "") -> np.ndarray:
+    """As `read_target`, but the values of a PNG stay as they are: uint8 or uint16 [H, W]."""
     suffix = Path(path).suffix.lower()
     if suffix in HDF5_SUFFIXES:
         return _read_hdf5(path, key)
     readers = {
-        ".png": read_grey,
+        ".png": _read_grey_values,
         ".pfm": read_pfm,
         ".npy": _read_npy,
         ".exr": _read_exr,
@@ -354,10 +455,21 @@ def write_bytes(path: PathLike, data: bytes) -> None:
 
 def _decode(path: PathLike, data: bytes) -> Image.Image:
     """Decode all pixels; a truncated file is an error, never a half-grey picture."""
+    return _load(path, _open(path, data)[0])
+
+
+def _open(path: PathLike, data: bytes) -> tuple[Image.Image, set[bytes]]:
+    """Read a header, and of a PNG check all chunks: the image, and which chunks it has."""
+    chunks: set[bytes] = set()
     with _decoding(path):
         image = Image.open(io.BytesIO(data), formats=_PIL_FORMATS)
         if image.format == "PNG":
-            _check_png_chunks(data)
+            chunks = _check_png_chunks(data)
+    return image, chunks
+
+
+def _load(path: PathLike, image: Image.Image) -> Image.Image:
+    with _decoding(path):
         image.load()
     return image
 
@@ -380,9 +492,11 @@ def _decoding(path: PathLike) -> Iterator[None]:
         ) from None
 
 
-def _check_png_chunks(data: bytes) -> None:
-    """Raise unless every chunk up to IEND is there with its checksum; Pillow skips some of them."""
-    position, name = len(_PNG_SIGNATURE), b""
+def _check_png_chunks(data: bytes) -> set[bytes]:
+    """Raise unless every chunk up to IEND is there with its checksum; Pillow skips some of them.
+
+    Returns the chunks' names."""
+    position, name, names = len(_PNG_SIGNATURE), b"", set()
     while name != b"IEND":
         length, name = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\0"))
         end = position + 8 + length
@@ -390,13 +504,14 @@ def _check_png_chunks(data: bytes) -> None:
             raise ValueError("its end is missing")
         if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise ValueError(f"wrong checksum in chunk {name.decode('ascii', 'replace')}")
+        names.add(name)
         position = end + 4
+    return names
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation."""
-    transpose = _UPRIGHT.get(_orientation(image))
-    return image if transpose is None else image.transpose(transpose)
+def _plain_png(data: bytes, chunks: set[bytes]) -> bool:
+    """Whether it is a PNG of 8 bits a value that is not interlaced (PNG, 11.2.2)."""
+    return bool(chunks) and (data[24], data[28]) == (8, 0)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -405,6 +520,10 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as in `_decoding`
         return 1
+
+
+def _encode_png(values: np.ndarray, quick: bool) -> bytes:
+    return _encode(values, "PNG", **(_QUICK_PNG if quick else {}))
 
 
 def _encode(values: np.ndarray, image_format: str, **options: int) -> bytes:

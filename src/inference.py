@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from src import image_io
+from src.ahead import Early, batches_of_equal, pipelined
 from src.align import Alignment, fit_points, metric_depth, millimetres
-from src.data.transforms import ResizeRule
+from src.data.transforms import ResizeRule, resize_prediction
 from src.errors import UserError
 from src.predictor import Predictor
 from src.runlog import progress_bar
@@ -25,14 +28,70 @@ class NoPredictionError(UserError):
     """One image has none; those of others may be good."""
 
 
+class Source(Protocol):
+    """Where the predictions of a folder's images come from."""
+
+    def batches(self, images: Sequence[Path]) -> list[tuple[int, ...]]:
+        """All images by their indices, those that are predicted together in one batch; the first
+        indices of the batches ascend."""
+
+    def prepare(self, path: Path, image: np.ndarray) -> np.ndarray:
+        """What `run` needs of one image, uint8 [H, W, 3] RGB. Called from several threads.
+
+        Raises:
+            NoPredictionError: there is no prediction of this image.
+        """
+
+    def run(self, prepared: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """The predictions of images of one batch: float32 [h, w] of any size, inverse depth.
+
+        Raises:
+            UserError: a prediction is not finite.
+        """
+
+
+class _FromNetwork:
+    """A network as a `Source`; `batch_size` images of one size go through it together."""
+
+    def __init__(self, predictor: Predictor, rule: ResizeRule, batch_size: int) -> None:
+        self.predictor, self.rule = predictor, rule
+        self.batch_size = predictor.fixed_batch or batch_size
+
+    def batches(self, images: Sequence[Path]) -> list[tuple[int, ...]]:
+        if self.batch_size == 1:
+            return batches_of_equal(images, 1)
+        bar = progress_bar(images, desc="image sizes", unit="image")
+        return batches_of_equal(map(self._input_size, bar), self.batch_size)
+
+    def _input_size(self, path: Path) -> tuple[int, int] | None:
+        """(height, width) of the network's input; None for a damaged file: to read it will fail."""
+        try:
+            return self.predictor.input_size(*image_io.image_size(path), self.rule)
+        except UserError:
+            return None
+
+    def prepare(self, path: Path, image: np.ndarray) -> np.ndarray:
+        return self.predictor.prepare(image, self.rule)
+
+    def run(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        return self.predictor.run(prepared, self.batch_size)
+
+
 def predict_folder(
     predictor: Predictor,
     rule: ResizeRule,
     source: Path,
     output: Path,
     alignment: Alignment | None = None,
+    batch_size: int = 1,
+    workers: int = 2,
 ) -> int:
     """Predict every image of a folder and write its depth maps, as in `write_depth_maps`.
+
+    Args:
+        batch_size: images of one size that go through the network together; a file of a fixed
+            batch takes that instead.
+        source, output, alignment, workers: as in `write_depth_maps`.
 
     Returns:
         The number of images that failed.
@@ -40,16 +99,16 @@ def predict_folder(
     Raises:
         UserError: as in `write_depth_maps`, or a prediction is not finite.
     """
-    return write_depth_maps(
-        lambda _, image: predictor.predict(image, rule), source, output, alignment
-    )
+    network = _FromNetwork(predictor, rule, batch_size)
+    return write_depth_maps(network, source, output, alignment, workers)
 
 
 def write_depth_maps(
-    predict: Callable[[Path, np.ndarray], np.ndarray],
+    predictions: Source,
     source: Path,
     output: Path,
     alignment: Alignment | None = None,
+    workers: int = 2,
 ) -> int:
     """Write <name>.pfm, <name>.png and <name>_depth.png for every image of a folder.
 
@@ -62,9 +121,11 @@ def write_depth_maps(
     <name>_metric.png, millimetres uint16 (0 beyond 65.535 m). Where these cannot be fitted the
     image counts as failed and has no metric files, not even those of an earlier run.
 
+    Images are read ahead and written while the next ones are predicted. What is said of them has
+    the order of the files.
+
     Args:
-        predict: from an image's file and the image, uint8 [H, W, 3] RGB, to its inverse depth,
-            float32 [H, W]; raises NoPredictionError where there is none.
+        workers: threads that read and write.
 
     Returns:
         The number of images that failed.
@@ -79,23 +140,84 @@ def write_depth_maps(
     _prepare(output, source)
     for path, name in zip(images, names, strict=True):
         _check_free(output, name, metric=path.name in aligned)
+    work = _Work(predictions, images, names, output, alignment)
+    reports = pipelined(predictions.batches(images), work.read, work.run, work.finish, workers)
     failed = 0
-    with logging_redirect_tqdm([LOG]):
-        bar = progress_bar(images, unit="image", desc="predicting")
-        for path, name in zip(bar, names, strict=True):
-            try:
-                image = _read(path)
-                prediction = predict(path, image)
-            except NoPredictionError as error:
-                LOG.error("error: %s", error)
-                failed += 1
-                continue
-            write_outputs(output, name, image, prediction)
-            if path.name in aligned:
-                failed += not _write_metric(output, name, path, prediction, alignment)
-            elif alignment:
-                LOG.info("%s: no known distance, relative depth only", path.name)
+    with (
+        logging_redirect_tqdm([LOG]),
+        progress_bar(desc="predicting", total=len(images), unit="image") as bar,
+        closing(reports),
+    ):
+        for report in _in_order(reports, bar.update):
+            failed += report.failed
+            for level, line in report.lines:
+                LOG.log(level, "%s", line)
     return failed
+
+
+class _Report(NamedTuple):
+    """What came of an image, and what there is to say of it: levels of logging, and lines."""
+
+    index: int
+    failed: bool
+    lines: list[tuple[int, str]]
+
+
+class _Read(NamedTuple):
+    """An image uint8 [H, W, 3] that was read, and what the network needs of it."""
+
+    index: int
+    image: np.ndarray
+    prepared: np.ndarray
+
+
+class _Work(NamedTuple):
+    """What the images of a folder go through, see `pipelined`."""
+
+    predictions: Source
+    images: Sequence[Path]
+    names: Sequence[str]
+    output: Path
+    alignment: Alignment | None
+
+    def read(self, index: int) -> _Read | Early[_Report]:
+        path = self.images[index]
+        try:
+            image = _read(path)
+            return _Read(index, image, self.predictions.prepare(path, image))
+        except NoPredictionError as error:
+            return Early(_Report(index, True, [(logging.ERROR, f"error: {error}")]))
+
+    def run(self, items: Sequence[_Read]) -> Sequence[np.ndarray]:
+        return self.predictions.run([item.prepared for item in items])
+
+    def finish(self, item: _Read, prediction: np.ndarray) -> _Report:
+        path, name = self.images[item.index], self.names[item.index]
+        prediction = resize_prediction(prediction, *item.image.shape[:2])
+        write_outputs(self.output, name, item.image, prediction)
+        if self.alignment is None:
+            return _Report(item.index, False, [])
+        if path.name not in self.alignment.points:
+            line = f"{path.name}: no known distance, relative depth only"
+            return _Report(item.index, False, [(logging.INFO, line)])
+        try:
+            lines = _write_metric(self.output, name, path, prediction, self.alignment)
+        except _NoFitError as error:
+            return _Report(item.index, True, [(logging.ERROR, f"error: {path}: {error}")])
+        return _Report(item.index, False, [(logging.INFO, line) for line in lines])
+
+
+def _in_order(reports: Iterable[_Report], count: Callable[[], object]) -> Iterator[_Report]:
+    """Reports by their index, each as soon as those before it are there; `count` is called for
+    each that comes in."""
+    waiting: dict[int, _Report] = {}
+    following = 0
+    for report in reports:
+        count()
+        waiting[report.index] = report
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
 def _list_images(folder: Path) -> list[Path]:
@@ -171,30 +293,37 @@ def write_outputs(folder: Path, name: str, image: np.ndarray, prediction: np.nda
     """Write the three files of one image: uint8 [H, W, 3] and inverse depth float32 [H, W]."""
     pfm, png, picture = output_files(folder, name)
     image_io.write_pfm(pfm, prediction)
-    image_io.write_png16(png, stretch16(prediction))
+    image_io.write_png16(png, stretch16(prediction), quick=True)
     write_depth_picture(picture, image, prediction)
+
+
+class _NoFitError(UserError):
+    """The known distances of an image do not fit its prediction."""
 
 
 def _write_metric(
     folder: Path, name: str, image: Path, prediction: np.ndarray, alignment: Alignment
-) -> bool:
-    """Write the two metric files of one image, or log why there are none; whether it worked."""
+) -> list[str]:
+    """Write the two metric files of one image; returns what there is to say of them.
+
+    Raises:
+        _NoFitError: there are none.
+    """
     pfm, png = metric_files(folder, name)
     try:
         fit = fit_points(prediction, alignment.points[image.name], alignment.max_depth)
     except UserError as error:
-        LOG.error("error: %s: %s", image, error)
         for path in (pfm, png):  # those of an earlier run would pass for this one's
             path.unlink(missing_ok=True)
-        return False
+        raise _NoFitError(str(error)) from None
     depth = metric_depth(prediction, fit.scale, fit.shift, alignment.max_depth)
     values = millimetres(depth)
-    LOG.info("%s: %s", image.name, fit)
+    lines = [f"{image.name}: {fit}"]
     if unknown := np.count_nonzero(values == 0):
-        LOG.info("%s: %d pixels lie beyond 65.535 m and are 0 there", png, unknown)
+        lines.append(f"{png}: {unknown} pixels lie beyond 65.535 m and are 0 there")
     image_io.write_pfm(pfm, depth)
-    image_io.write_png16(png, values)
-    return True
+    image_io.write_png16(png, values, quick=True)
+    return lines
 
 
 def stretch16(values: np.ndarray) -> np.ndarray:

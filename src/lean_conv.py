@@ -34,21 +34,22 @@ class LeanConv2d(nn.Conv2d):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if ms.get_context("device_target") == "CPU":
-            self.conv2d = _Convolve(self.in_channels, self.out_channels)
+            self.conv2d = _Convolve(self.conv2d, self.in_channels, self.out_channels)
 
 
 class _Convolve(nn.Cell):
     """(input [B, I, H, W], weight [O, I, 3, 3]) -> [B, O, H, W]."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, forward: ops.Conv2D, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.forward = _conv(out_channels)
-        self.backward = _conv(in_channels)
+        self.forward = forward
+        self.backward = ops.Conv2D(in_channels, _KERNEL, pad_mode="pad", pad=_KERNEL // 2)
         pad = _KERNEL // 2
         self.filter_gradient = _grad_ops.Conv2DBackpropFilter(
             in_channels, _KERNEL, "pad", pad, pad_list=(pad,) * 4
         )
         self.swapped = (in_channels, out_channels, _KERNEL, _KERNEL)
+        self.transpose, self.flip = ops.Transpose(), ops.ReverseV2(axis=(2, 3))
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.forward(x, weight)
@@ -56,16 +57,11 @@ class _Convolve(nn.Cell):
     def bprop(
         self, x: Tensor, weight: Tensor, out: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        of_input = self.backward(gradient, _mirrored(weight))
+        of_input = self.backward(gradient, self._mirrored(weight))
         of_weight = self.filter_gradient(x, gradient, self.swapped)
         # In mixed precision the weight comes in as float16, but nothing casts its gradient back.
-        return of_input, _mirrored(of_weight).astype(ms.float32)
+        return of_input, self._mirrored(of_weight).astype(ms.float32)
 
-
-def _conv(out_channels: int) -> ops.Conv2D:
-    return ops.Conv2D(out_channels, _KERNEL, pad_mode="pad", pad=_KERNEL // 2)
-
-
-def _mirrored(weight: Tensor) -> Tensor:
-    """[O, I, 3, 3] -> [I, O, 3, 3], turned by half a turn."""
-    return ops.flip(weight.swapaxes(0, 1), (2, 3))
+    def _mirrored(self, weight: Tensor) -> Tensor:
+        """[O, I, 3, 3] -> [I, O, 3, 3], turned by half a turn."""
+        return self.flip(self.transpose(weight, (1, 0, 2, 3)))

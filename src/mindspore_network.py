@@ -10,10 +10,13 @@ import mindspore as ms
 import numpy as np
 from google.protobuf.message import DecodeError
 from mindspore import nn
+from mindspore.nn.utils import no_init_parameters
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src import checkpoint
+from src.compile_cache import GraphStore
 from src.errors import UserError
+from src.fold_bn import fold
 from src.midas_net import MidasNet
 from src.silence import silent_stderr
 
@@ -24,6 +27,7 @@ class MindSporeNetwork:
     Args:
         cell: maps [N, 3, h, w] to [N, h, w].
         fixed_size, fixed_batch: as in `Network`.
+        graphs: where the cell's compiled graphs are kept.
     """
 
     def __init__(
@@ -31,7 +35,10 @@ class MindSporeNetwork:
         cell: nn.Cell,
         fixed_size: tuple[int, int] | None = None,
         fixed_batch: int | None = None,
+        graphs: GraphStore | None = None,
     ) -> None:
+        self.graphs = graphs or GraphStore(None, {})
+        self._compiled: set[tuple[int, ...]] = set()
         self.cell = cell
         self.cell.set_train(False)
         self.fixed_size, self.fixed_batch = fixed_size, fixed_batch
@@ -39,18 +46,39 @@ class MindSporeNetwork:
         self.runtime = f"MindSpore {ms.get_context('device_target')}"
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
+        if batch.shape in self._compiled:
+            return self._compute(batch)
+        with self.graphs.compiling("x".join(map(str, batch.shape))):
+            output = self._compute(batch)
+        self._compiled.add(batch.shape)
+        return output
+
+    def _compute(self, batch: np.ndarray) -> np.ndarray:
         return self.cell(ms.Tensor(batch)).asnumpy()
 
 
-def load_ckpt(path: Path, network: Mapping[str, Any]) -> MindSporeNetwork:
+def load_ckpt(
+    path: Path,
+    network: Mapping[str, Any],
+    compile_cache: str | Path = "",
+    fold_bn: bool = False,
+) -> MindSporeNetwork:
     """The MidasNet of these arguments with the weights of a checkpoint.
+
+    Args:
+        compile_cache: folder where compiled graphs are kept; empty: nowhere.
+        fold_bn: fold batch normalisation into the convolutions.
 
     Raises:
         UserError: as `checkpoint.load`.
     """
-    cell = MidasNet(**network)
+    with no_init_parameters():  # to draw 105 M weights takes longer than to compile
+        cell = MidasNet(**network)
     checkpoint.load(cell, path)
-    return MindSporeNetwork(cell)
+    device = ms.get_context("device_target")
+    facts = {"inference": dict(network), "fold_bn": fold_bn, "device": device}
+    graphs = GraphStore(Path(compile_cache) if compile_cache else None, facts)
+    return MindSporeNetwork(fold(cell) if fold_bn else cell, graphs=graphs)
 
 
 def load_mindir(path: Path) -> MindSporeNetwork:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from src import cpu_kernels
 from src.errors import UserError
-from src.runtime import all_cpu_kernels
 from src.silence import silent_stderr
 
 _THREADS = len(os.sched_getaffinity(0))  # the cores that this process may use
@@ -165,7 +165,7 @@ def load_onnx(path: Path, runtime: str, precision: str) -> OnnxNetwork:
         raise UserError(f"{path}: no such file; expected an .onnx that midas_export.py wrote")
     try:
         # Both write pages before they raise; MindSpore's limit would slow OpenVINO down.
-        with silent_stderr(), all_cpu_kernels():
+        with silent_stderr(), cpu_kernels.unlimited():
             library = kind(path, precision)
             return OnnxNetwork(path, library, precision)
     except UserError:

@@ -53,6 +53,9 @@ class Predictor:
         std: of RGB in [0, 1].
         onnx_runtime: what computes an .onnx: openvino or onnxruntime.
         onnx_precision: in which numbers it computes: float32 or bfloat16.
+        compile_cache: folder where the compiled graphs of a .ckpt are kept; empty: nowhere.
+        fold_bn: fold the batch normalisation of a .ckpt into the convolutions, which changes its
+            predictions by rounding alone.
 
     Raises:
         UserError: the file is missing, damaged, of another kind, or of another network; or the
@@ -67,12 +70,14 @@ class Predictor:
         std: Sequence[float],
         onnx_runtime: str = "openvino",
         onnx_precision: str = "float32",
+        compile_cache: str | Path = "",
+        fold_bn: bool = True,
     ) -> None:
         self.mean, self.std = tuple(mean), tuple(std)
         self._seen: set[tuple[int, ...]] = set()
         self.path = Path(weights)
         if needs_mindspore(weights):
-            self.network = _mindspore_network(weights, network)
+            self.network = _mindspore_network(weights, network, compile_cache, fold_bn)
         else:
             self.network = load_onnx(self.path, onnx_runtime, onnx_precision)
 
@@ -178,12 +183,14 @@ class Predictor:
             LOG.info("%s computes %d images at a time, used or not", self.path, size)
 
 
-def _mindspore_network(weights: str | Path, network: Mapping[str, Any]) -> Network:
+def _mindspore_network(
+    weights: str | Path, network: Mapping[str, Any], compile_cache: str | Path, fold_bn: bool
+) -> Network:
     from src import checkpoint, mindspore_network
 
     path = Path(weights)
     if path.suffix == ".mindir":
         return mindspore_network.load_mindir(path)
     if path.suffix in (".ckpt", *checkpoint.TORCH_SUFFIXES):  # these get advice
-        return mindspore_network.load_ckpt(path, network)
+        return mindspore_network.load_ckpt(path, network, compile_cache, fold_bn)
     raise UserError(f"{weights or 'weights'}: expected a .ckpt, a .mindir or an .onnx file")

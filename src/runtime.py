@@ -1,4 +1,4 @@
-"""The only module that touches MindSpore's global state: device, mode, seed, CPU kernels.
+"""The only module that touches MindSpore's global state: device, mode, seed.
 
 It imports MindSpore when it is first needed, because `start` has to prepare that.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
 import signal
 import sys
 import threading
@@ -17,12 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src import gpu_libraries
+from src import cpu_kernels, gpu_libraries
 from src.errors import UserError
 
 _LOG_SWITCH = "GLOG_v"  # MindSpore's environment variable
-_KERNEL_LIMIT = "ONEDNN_MAX_CPU_ISA"  # oneDNN's; MindSpore's and OpenVINO's both read it
-_own_environment: dict[str, str] = {}  # variables that this module has set, not the user
 _COLLECTIVE_TIMEOUT = 1800  # seconds; longer than one rank may keep the others waiting
 
 
@@ -45,8 +42,9 @@ def start(
         UserError: the device is not usable on this machine, or `run_distribute` is not as msrun
             wants it.
     """
-    _choose_cpu_kernels()
     _check_launch(run_distribute)
+    if device_target == "CPU":
+        cpu_kernels.choose()
     if is_scheduler():
         device_target = "CPU"  # it computes nothing
     if run_distribute:
@@ -62,6 +60,7 @@ def start(
     with _device_errors(device_target, device_id):
         ms.ops.ones((1,), ms.float32).asnumpy()
     ms.set_seed(seed)
+    ms.dataset.config.set_prefetch_size(4)  # batches ahead; of its 16 a large batch makes gigabytes
 
 
 def restore_interrupt() -> None:
@@ -240,42 +239,6 @@ def mindspore_log_off() -> Iterator[None]:
         yield
     finally:
         logging.disable(disabled)
-
-
-def _choose_cpu_kernels() -> None:
-    """Keep oneDNN off its slow path on AVX-512 processors.
-
-    MindSpore 2.10's oneDNN falls back to its reference kernel there for kernels larger than 1x1
-    (16 s instead of 0.14 s for a 3x3 256->256 convolution on 96x96). oneDNN reads the variable at
-    its first convolution.
-    """
-    if _has_avx512() and _KERNEL_LIMIT not in os.environ:
-        os.environ[_KERNEL_LIMIT] = _own_environment[_KERNEL_LIMIT] = "AVX2"
-
-
-@contextlib.contextmanager
-def all_cpu_kernels() -> Iterator[None]:
-    """Lift the limit that `start` put on the CPU's kernels, for a library that needs none.
-
-    OpenVINO has a oneDNN of its own, which reads the variable when it first compiles a network:
-    held to AVX2 it is 1.7 times slower, and bfloat16 fails. A limit of the user's stays.
-    """
-    limit = os.environ.get(_KERNEL_LIMIT)
-    is_ours = limit is not None and limit == _own_environment.get(_KERNEL_LIMIT)
-    if is_ours:
-        del os.environ[_KERNEL_LIMIT]
-    try:
-        yield
-    finally:
-        if is_ours:
-            os.environ[_KERNEL_LIMIT] = limit
-
-
-def _has_avx512() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    if platform.machine() not in {"x86_64", "AMD64"} or not cpuinfo.exists():
-        return False
-    return "avx512f" in cpuinfo.read_text()
 
 
 def _first_sentence(error: Exception) -> str:

@@ -20,8 +20,8 @@ import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError
 
 from src import image_io
+from src.ahead import batches_of_equal
 from src.align import Alignment
-from src.data import transforms
 from src.data.benchmarks import Benchmark, open_benchmarks
 from src.data.benchmarks.base import FileBenchmark
 from src.data.transforms import Upsampling
@@ -269,14 +269,22 @@ def write_saved(
     predictions = PredictionFolder(folder)
     images, _ = image_io.list_images(source)
     predictions.require_known((image.name for image in images), skip_damaged)
+    return write_depth_maps(_SavedDepth(predictions), source, output, alignment)
 
-    def predict(path: Path, image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        return transforms.resize_prediction(
-            predictions.read(path.name, height, width), height, width
-        )
 
-    return write_depth_maps(predict, source, output, alignment)
+class _SavedDepth(NamedTuple):
+    """The predictions of a folder of images as a source for `write_depth_maps`."""
+
+    predictions: PredictionFolder
+
+    def batches(self, images: Sequence[Path]) -> list[tuple[int, ...]]:
+        return batches_of_equal(images, 1)
+
+    def prepare(self, path: Path, image: np.ndarray) -> np.ndarray:
+        return self.predictions.read(path.name, *image.shape[:2])
+
+    def run(self, prepared: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return prepared
 
 
 def open_predicted(

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from src.ahead import Early, pipelined
 from src.data import transforms
 from src.data.benchmarks import Benchmark, Sample
 from src.data.transforms import Upsampling
@@ -32,7 +30,6 @@ from src.runlog import progress_bar
 from src.summary import NothingCountsError, Result, Row, summarise
 
 LOG = logging.getLogger("midas")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -201,60 +198,29 @@ def score(
         UserError: an image cannot be read, has no valid pixel or no prediction, unless
             `skip_damaged`; or a prediction is not finite.
     """
-    with ThreadPoolExecutor(options.workers) as pool, logging_redirect_tqdm([LOG]):
-        bar = progress_bar(desc=benchmark.name, total=sum(map(len, batches)), unit="image")
-        with bar, _cancelling(pool):
-            pipeline = _Pipeline(source, benchmark, options, pool)
-            total, count = 0.0, 0
-            for row in pipeline.rows(batches):
-                record(row)
-                bar.update()
-                if not row.skipped:
-                    total, count = total + row.errors[benchmark.metric], count + 1
-                    text = f"{benchmark.metric} {total / count:.4g}"
-                    bar.set_postfix_str(text, refresh=False)
+    scoring = _Scoring(source, benchmark, options)
+    rows = pipelined(batches, scoring.read, scoring.run, scoring.finish, options.workers)
+    bar = progress_bar(desc=benchmark.name, total=sum(map(len, batches)), unit="image")
+    with logging_redirect_tqdm([LOG]), bar, closing(rows):
+        total, count = 0.0, 0
+        for row in rows:
+            record(row)
+            bar.update()
+            if not row.skipped:
+                total, count = total + row.errors[benchmark.metric], count + 1
+                text = f"{benchmark.metric} {total / count:.4g}"
+                bar.set_postfix_str(text, refresh=False)
 
 
-class _Pipeline:
-    """Reading and scoring in a pool's threads, what `run` does in this one."""
+@dataclass(frozen=True)
+class _Scoring:
+    """What a benchmark's images go through, see `pipelined`."""
 
-    def __init__(
-        self,
-        source: Source,
-        benchmark: Benchmark,
-        options: Options,
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        self.source, self.benchmark = source, benchmark
-        self.options, self.pool = options, pool
+    source: Source
+    benchmark: Benchmark
+    options: Options
 
-    def rows(self, batches: Sequence[Sequence[int]]) -> Iterator[Row]:
-        """The rows of these samples as they become known."""
-        scores: deque[Future[Row]] = deque()
-        indices = chain.from_iterable(batches)
-        ahead = max(map(len, batches), default=0) + self.options.workers  # wait on either side
-        items = _map_ahead(self.pool, self._read, indices, ahead)
-        for batch in batches:
-            good = []
-            for item in islice(items, len(batch)):
-                if isinstance(item, Row):
-                    yield item
-                else:
-                    good.append(item)
-            scores.extend(self._predict(good))
-            while scores and (scores[0].done() or len(scores) > ahead):
-                yield scores.popleft().result()
-        for score in scores:
-            yield score.result()
-
-    def _predict(self, items: Sequence[_Item]) -> Iterator[Future[Row]]:
-        """Scores under way, of items of one batch."""
-        if items:
-            predictions = self.source.run([item.prepared for item in items])
-            for item, prediction in zip(items, predictions, strict=True):
-                yield self.pool.submit(self._score, item, prediction)
-
-    def _read(self, index: int) -> _Item | Row:
+    def read(self, index: int) -> _Item | Early[Row]:
         """A sample ready for `run`, or the row of a damaged one."""
         try:
             sample = self.benchmark.read(index)
@@ -263,39 +229,20 @@ class _Pipeline:
             if not self.options.skip_damaged:
                 raise
             LOG.warning("skipped: %s", error)
-            return Row(self.benchmark.ids[index], 0, 0, {}, " ".join(str(error).split()))
+            return Early(Row(self.benchmark.ids[index], 0, 0, {}, " ".join(str(error).split())))
         height, width = sample.image.shape[:2]
         without_image = replace(sample, image=np.broadcast_to(np.uint8(0), sample.image.shape))
         return _Item(without_image, height, width, prepared)
 
-    def _score(self, item: _Item, prediction: np.ndarray) -> Row:
+    def run(self, items: Sequence[_Item]) -> Sequence[np.ndarray]:
+        return self.source.run([item.prepared for item in items])
+
+    def finish(self, item: _Item, prediction: np.ndarray) -> Row:
         resized = transforms.resize_prediction(
             prediction, item.height, item.width, self.options.upsampling
         )
         errors = self.benchmark.score(resized, item.sample)
         return Row(item.sample.id, item.height, item.width, errors)
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[int], T], arguments: Iterable[int], count: int
-) -> Iterator[T]:
-    """`map`, in order, with the next `count` results under way."""
-    arguments = iter(arguments)
-    futures = deque(pool.submit(function, argument) for argument in islice(arguments, count))
-    while futures:
-        result = futures.popleft().result()
-        futures.extend(pool.submit(function, argument) for argument in islice(arguments, 1))
-        yield result
-
-
-@contextmanager
-def _cancelling(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """After an error, drop the work that has not begun."""
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
 
 
 def words(numbers: Sequence[float]) -> str:

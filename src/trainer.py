@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,8 +31,9 @@ from src.callbacks import (
 )
 from src.compile_cache import CompileCache
 from src.config import RESUME_NEWEST, Config
+from src.data.cache import Cache, Settings
 from src.data.mixdata import Pair, by_dataset, find_pairs, hold_out
-from src.data.pairs import require_valid_pixels
+from src.data.pairs import OpenPair, open_pair, require_valid_pixels
 from src.data.training import Augmentation, TrainingData, make_dataset
 from src.errors import UserError
 from src.events import Events
@@ -63,6 +64,7 @@ _SHARED = (
 )
 # What it may change, which is noted.
 _CHANGEABLE = (
+    *("data_cache", "cache_margin"),
     *("epoch_size", "lr_decay", "power", "backbone_params_lr", "backbone_params_end_lr"),
     *("no_backbone_params_lr", "no_backbone_params_end_lr"),
 )
@@ -109,6 +111,7 @@ def train(config: Config) -> Outcome:
             not finite, or a full disk.
     """
     pairs, held_out = _split(config)
+    reader = Cache(pairs, Settings.of(config)) if config.data_cache else open_pair
     network = MidasNet(**config.network())
     run, snapshot = _find_run(config)
     if snapshot is None:
@@ -123,7 +126,7 @@ def train(config: Config) -> Outcome:
         log_to(run / "train.log") if writes else nullcontext(),
         logging_redirect_tqdm([LOG]),
     ):
-        training = _Training(config, run, network, pairs, held_out)
+        training = _Training(config, run, network, pairs, held_out, reader)
         training.require_agreement()
         if snapshot is not None:
             training.go_on_from(snapshot)
@@ -213,6 +216,7 @@ class _Training:
         network: MidasNet,
         pairs: Sequence[Pair],
         held_out: Sequence[Pair],
+        reader: Callable[[Pair], OpenPair],
     ) -> None:
         self.config = config
         self.run = run
@@ -228,6 +232,7 @@ class _Training:
             self.ranks,
             config.on_bad_sample == "skip",
             config.epoch_images,
+            reader,
         )
         self.position = Position(config.epoch_size, self.data.steps)
         self.rates = _schedules(config, self.data.steps * config.epoch_size)

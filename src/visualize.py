@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +54,19 @@ def colourize(
     valid = np.isfinite(values) if mask is None else np.isfinite(values) & mask
     low, high = limits or _percentiles(values[valid])
     unit = np.clip((np.where(valid, values, low) - low) / max(high - low, 1e-12), 0, 1)
-    colours = (matplotlib.colormaps[colour_map](unit)[..., :3] * 255).round().astype(np.uint8)
+    table = _colour_table(colour_map)
+    # As Matplotlib chooses among the colours, without its float64 RGBA.
+    steps = np.minimum(unit * len(table), len(table) - 1).astype(np.uint8)
+    colours = table.take(steps, axis=0)
     colours[~valid] = 128
     return colours
+
+
+@cache
+def _colour_table(colour_map: str) -> np.ndarray:
+    """The 256 colours of a map, uint8 [256, 3] RGB."""
+    colours = matplotlib.colormaps[colour_map](np.arange(256))[:, :3]
+    return (colours * 255).round().astype(np.uint8)
 
 
 def colour_stops(colour_map: str, count: int = 9) -> list[str]:
@@ -206,7 +217,7 @@ def side_by_side(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
 
 def write_depth_picture(path: Path, image: np.ndarray, prediction: np.ndarray) -> None:
     """The photograph uint8 [H, W, 3] and, beside it, its inverse depth float32 [H, W]."""
-    write_image(path, side_by_side([image, colourize(prediction)]))
+    write_image(path, side_by_side([image, colourize(prediction)]), quick=True)
 
 
 def plot_curves(

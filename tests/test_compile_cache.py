@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src import compile_cache
-from src.compile_cache import CompileCache
+from src.compile_cache import CompileCache, GraphStore
 
 ROOT = Path(__file__).resolve().parents[1]
 # Arguments: folder of the caches, or nothing; alpha, which is part of the graph and of the facts,
@@ -160,6 +160,129 @@ def test_without_a_folder_nothing_is_kept(program, tmp_path):
     before = set(program.parent.rglob("*"))
     assert run(program, "", 0.5) == [0.5 * PRODUCT, 3 * PRODUCT]
     assert set(program.parent.rglob("*")) == before
+
+
+# --- Inference: a graph for each shape ------------------------------------------------------------
+
+# Arguments: folder of the store; alpha; numbers of rows. "train" opens a CompileCache before,
+# "fail" raises where a graph is to be compiled.
+SHAPES = (
+    PROGRAM[: PROGRAM.index("def show")]
+    + """
+from src.compile_cache import GraphStore
+root, alpha, *rows = sys.argv[1:]
+store = GraphStore(Path(root), {"alpha": alpha})
+network = Weighted(float(alpha))
+for count in rows:
+    if count == "train":
+        CompileCache(Path(root) / "trained", {}).open()
+        continue
+    try:
+        with store.compiling("4" if count == "fail" else count):
+            if count == "fail":
+                raise ValueError
+            print(network(ms.ops.ones((int(count), 3), ms.float32)).asnumpy().item(), flush=True)
+    except ValueError:
+        pass
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("shapes") / "shapes.py"
+    path.write_text(SHAPES)
+    return path
+
+
+def sums(shapes: Path, root: Path, alpha: float, *rows: int | str) -> list[float]:
+    """What the program computes, over `alpha` and the 6 of each row; it leaves nothing behind."""
+    temporary = shapes.parent / "temporary"
+    temporary.mkdir(exist_ok=True)
+    ended = subprocess.run(
+        [sys.executable, shapes, str(root), str(alpha), *map(str, rows)],
+        cwd=shapes.parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not list(temporary.iterdir())
+    assert {path.name for path in shapes.parent.iterdir()} == {"shapes.py", "temporary"}
+    return [float(line) / alpha / 6 for line in ended.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def stored(shapes, tmp_path_factory) -> Path:
+    """A store with the graphs of 4 and 5 rows."""
+    root = tmp_path_factory.mktemp("stores") / "not there yet"
+    assert sums(shapes, root, 0.5, 4, 5) == [4, 5]
+    assert names_in(root) == ["4.mindir", "5.mindir", "compile_dependency.hash"]
+    return root
+
+
+def names_in(root: Path) -> list[str]:
+    (folder,) = root.iterdir()
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_shapes_may_come_in_another_order(stored, shapes):
+    before = content(stored)
+    assert sums(shapes, stored, 0.5, 5, 4) == [5, 4]
+    assert content(stored) == before
+
+
+def test_stored_graphs_are_taken_each_for_its_shape(stored, shapes, tmp_path):
+    """With the graph of alpha 2 in the place of its own, 5 rows give four times as much."""
+    shutil.copytree(stored, tmp_path / "own")
+    assert sums(shapes, tmp_path / "other", 2, 5) == [5]
+    (other,) = (tmp_path / "other").rglob("5.mindir")
+    (own,) = (tmp_path / "own").rglob("5.mindir")
+    other.replace(own)
+    assert sums(shapes, tmp_path / "own", 0.5, 5, 4) == [20, 4]
+    assert sums(shapes, tmp_path / "own", 0.5, 4, 5) == [4, 20]
+
+
+def test_a_new_shape_among_stored_ones_is_added(stored, shapes, tmp_path):
+    shutil.copytree(stored, tmp_path / "store")
+    assert sums(shapes, tmp_path / "store", 0.5, 5, 6, 4, 7) == [5, 6, 4, 7]
+    kept = content(tmp_path / "store")
+    assert names_in(tmp_path / "store")[:4] == [f"{n}.mindir" for n in (4, 5, 6, 7)]
+    assert kept.items() >= {k: v for k, v in content(stored).items() if "hash" not in k}.items()
+    assert sums(shapes, tmp_path / "store", 0.5, 7, 4, 6, 5) == [7, 4, 6, 5]
+    assert content(tmp_path / "store") == kept
+
+
+def test_a_damaged_graph_of_one_shape_is_compiled_anew(stored, shapes, tmp_path):
+    shutil.copytree(stored, tmp_path / "store")
+    (path,) = (tmp_path / "store").rglob("5.mindir")
+    path.write_bytes(path.read_bytes()[:-200])
+    assert sums(shapes, tmp_path / "store", 0.5, 5, 4) == [5, 4]
+
+
+def test_after_a_failure_the_next_shape_gets_no_other_ones_graph(stored, shapes):
+    assert sums(shapes, stored, 0.5, "fail", 5, 4) == [5, 4]
+
+
+def test_where_a_training_has_its_cache_graphs_of_inference_are_not_kept(stored, shapes, tmp_path):
+    shutil.copytree(stored, tmp_path / "store")
+    assert sums(shapes, tmp_path / "store", 0.5, "train", 6, 4) == [6, 4]
+    assert not list((tmp_path / "store").rglob("6.mindir"))
+
+
+def test_a_store_that_cannot_be_written_is_borne(shapes, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert sums(shapes, tmp_path / "file", 0.5, 4, 5) == [4, 5]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_a_folder_graphs_of_shapes_are_not_kept(monkeypatch):
+    monkeypatch.setattr(CompileCache, "used", False)
+    with GraphStore(None, {}).compiling("4"):
+        pass
+    assert not CompileCache.used
 
 
 # --- Folders --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from src import image_io
+from src import fast_decode, image_io
 from src.errors import UserError
 from tests import file_formats
 
@@ -220,6 +220,111 @@ def test_a_header_that_is_none_is_named(tmp_path, data, message):
     with pytest.raises(UserError, match=message) as caught:
         image_io.image_size(path)
     assert str(path) in str(caught.value)
+
+
+# --- decoded faster, or smaller ----------------------------------------------------------------
+
+
+def encoded(image: np.ndarray, image_format: str, mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).convert(mode).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def smooth_rgb(height: int, width: int) -> np.ndarray:
+    coarse = np.random.default_rng(4).uniform(0, 256, (6, 7, 3))
+    return cv2.resize(coarse, (width, height)).astype(np.uint8)
+
+
+PLAIN = {
+    "colour.jpg": lambda image: encoded(image, "JPEG", quality=92),
+    "full_chroma.jpg": lambda image: encoded(image, "JPEG", subsampling=0),
+    "half_chroma.jpg": lambda image: encoded(image, "JPEG", subsampling=1),
+    "progressive.jpg": lambda image: encoded(image, "JPEG", progressive=True),
+    "restarts.jpg": lambda image: encoded(image, "JPEG", restart_marker_rows=1),
+    "rgb.jpg": lambda image: encoded(image, "JPEG", keep_rgb=True),
+    "grey.jpg": lambda image: encoded(image, "JPEG", "L"),
+    "cmyk.jpg": lambda image: encoded(image, "JPEG", "CMYK"),
+    "colour.png": lambda image: encoded(image, "PNG"),
+    "grey.png": lambda image: encoded(image, "PNG", "L"),
+    "palette.png": lambda image: encoded(image, "PNG", "P"),
+    "transparent.png": lambda image: encoded(image, "PNG", transparency=(1, 2, 3)),
+    "see_through.png": lambda image: encoded(image, "PNG", "L", transparency=3),
+    "bits.png": lambda image: encoded(image, "PNG", "1"),
+    "own.png": lambda image: file_formats.png(image),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("size", [(64, 80), (33, 47), (1, 1), (480, 640)])
+def test_what_is_decoded_fast_is_what_pillow_decodes(tmp_path, monkeypatch, name, size):
+    data = PLAIN[name](smooth_rgb(*size))
+    path = put(tmp_path / name, data)
+    expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(image_io.read_image(path), expected)
+    if name in ("grey.png", "see_through.png"):
+        assert np.array_equal(image_io.read_grey(path), expected[..., 0])
+        assert image_io.read_target_values(path).dtype == np.uint8
+    for package in ("simplejpeg", "kornia_io"):  # as if they could not
+        monkeypatch.setattr(fast_decode, package, None)
+    assert np.array_equal(image_io.read_image(path), expected)
+    if name in ("grey.png", "see_through.png"):
+        assert np.array_equal(image_io.read_target(path), expected[..., 0])
+
+
+def test_the_fast_decoders_take_plain_files():
+    """Else all files would go to Pillow, and nobody would notice."""
+    image = smooth_rgb(33, 47)
+    assert fast_decode.decode_jpeg(PLAIN["colour.jpg"](image), 33, 47).shape == (33, 47, 3)
+    assert fast_decode.decode_jpeg(PLAIN["grey.jpg"](image), 33, 47, 4).shape == (9, 12, 3)
+    assert fast_decode.decode_png(PLAIN["colour.png"](image), 33, 47, True).shape == (33, 47, 3)
+    assert fast_decode.decode_png(PLAIN["grey.png"](image), 33, 47, False).shape == (33, 47)
+    for data in (b"", PLAIN["colour.jpg"](image)[:-40]):
+        assert fast_decode.decode_jpeg(data, 33, 47) is None
+        assert fast_decode.decode_png(data, 33, 47, True) is None
+
+
+REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+REDUCED[8] = cv2.IMREAD_REDUCED_COLOR_8
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("shrink", REDUCED)
+@pytest.mark.parametrize("name", ["colour.jpg", "progressive.jpg", "grey.jpg"])
+@pytest.mark.parametrize("size", [(64, 80), (61, 47), (41, 90), (480, 640)])
+def test_a_jpeg_decoded_at_a_part_of_its_size(tmp_path, monkeypatch, name, shrink, size, fast):
+    """As OpenCV decodes it, and near the mean of the pixels that each one stands for."""
+    if not fast:
+        monkeypatch.setattr(fast_decode, "simplejpeg", None)
+    data = PLAIN[name](smooth_rgb(*size))
+    file = image_io.ImageFile(put(tmp_path / name, data))
+    assert (file.height, file.width) == size
+    assert file.can_shrink(shrink)
+    found = file.pixels(shrink)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[shrink])[..., ::-1]
+    assert np.array_equal(found, expected)
+    rows, columns = size[0] // shrink, size[1] // shrink
+    whole = image_io.read_image(tmp_path / name)[: rows * shrink, : columns * shrink]
+    means = whole.reshape(rows, shrink, columns, shrink, 3).mean(axis=(1, 3))
+    assert np.abs(found[:rows, :columns] - means).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["cmyk.jpg", "colour.png"])
+def test_other_files_cannot_be_shrunk(tmp_path, name):
+    file = image_io.ImageFile(put(tmp_path / name, PLAIN[name](smooth_rgb(64, 80))))
+    assert file.can_shrink(1)
+    assert not file.can_shrink(2)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_turned_jpeg_is_shrunk_where_its_pixels_stay_whole(tmp_path, orientation):
+    image = smooth_rgb(64, 80)
+    upright = image_io.ImageFile(put(tmp_path / "a.jpg", turned_jpeg(image, orientation)))
+    stored = image_io.ImageFile(tmp_path / "a.jpg", upright=False)
+    assert upright.can_shrink(4)
+    assert np.array_equal(upright.pixels(4), UPRIGHT[orientation](stored.pixels(4)))
+    odd = image_io.ImageFile(put(tmp_path / "b.jpg", turned_jpeg(image[:63], orientation)))
+    assert odd.can_shrink(2) == (orientation == 1)
 
 
 # --- files that are not whole ------------------------------------------------------------------

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from src import inference
 from src.align import Alignment, KnownPoints, read_alignment
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 from src.inference import output_names, predict_folder, stretch16
 from src.predictor import Predictor
-from tests import file_formats
+from tests import file_formats, stand_ins
 
 RULE = ResizeRule(64, 64)
 HEIGHT, WIDTH = 6, 8
 
 
 class StandIn:
-    """Predicts the red channel, times 0.37."""
+    """Predicts the red channel, times 0.37, at the image's size."""
+
+    fixed_batch: int | None = None
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
+        self.batches: list[tuple[int, ...]] = []  # shapes of what went through the network
 
-    def predict(self, image: np.ndarray, rule: ResizeRule) -> np.ndarray:
+    def input_size(self, height: int, width: int, rule: ResizeRule) -> tuple[int, int]:
+        assert rule == RULE
+        return height, width
+
+    def prepare(self, image: np.ndarray, rule: ResizeRule) -> np.ndarray:
         assert rule == RULE
         self.seen.append(image)
-        return image[..., 0].astype(np.float32) * np.float32(0.37)
+        return image.transpose(2, 0, 1).astype(np.float32)
+
+    def run(self, inputs: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+        assert 1 <= len(inputs) <= batch_size
+        batch = np.stack(inputs)  # fails where sizes differ
+        self.batches.append(batch.shape)
+        return batch[:, 0] * np.float32(0.37)
 
 
 def photograph(seed: int) -> np.ndarray:
@@ -214,6 +233,188 @@ def test_a_file_of_somebody_else_is_not_overwritten(source, tmp_path):
         predict_folder(StandIn(), RULE, source, output)
     assert names(output) == ["a.png"]
     assert (output / "a.png").read_bytes() == b"a holiday"
+
+
+def test_a_prediction_of_another_size_is_enlarged_bilinearly(source, tmp_path):
+    add(source, "a.png", 15)
+    halved = photograph(15)[::2, ::2, 0]
+    predict_folder(stand_ins.StandIn(tmp_path), RULE, source, tmp_path / "out")
+    expected = stand_ins.resampled(halved, HEIGHT, WIDTH, "bilinear")
+    np.testing.assert_allclose(pfm(tmp_path / "out/a.pfm"), expected, rtol=1e-6)
+
+
+def test_quick_pngs_hold_what_they_should_bit_for_bit(source, tmp_path):
+    """As another decoder, that of OpenCV, reads them."""
+    smooth = np.linspace(0, 255, 200 * 150).reshape(150, 200).astype(np.uint8)
+    image = np.stack([smooth, smooth.T.reshape(150, 200), 255 - smooth], axis=2)
+    (source / "a.png").write_bytes(file_formats.png(image))
+    predict_folder(StandIn(), RULE, source, tmp_path / "out")
+    values = cv2.imread(str(tmp_path / "out/a.png"), cv2.IMREAD_UNCHANGED)
+    assert values.dtype == np.uint16
+    assert np.array_equal(values, np.rint(smooth / 255 * 65535).astype(np.uint16))
+    picture = cv2.imread(str(tmp_path / "out/a_depth.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(picture[:, :200, ::-1], image)
+
+
+# --- Batches, and work at once --------------------------------------------------------------------
+
+
+def pfm(path: Path) -> np.ndarray:
+    """The values of a PFM file by its specification: float32 [H, W]."""
+    size, _, data = path.read_bytes().split(b"\n", 3)[1:]
+    width, height = map(int, size.split())
+    return np.frombuffer(data, "<f4").reshape(height, width)[::-1]
+
+
+def add_sizes(folder: Path, widths: str) -> dict[str, np.ndarray]:
+    """Images 0.png, 1.png, ... with these widths in digits; returns what StandIn predicts."""
+    expected = {}
+    for index, width in enumerate(map(int, widths)):
+        image = np.random.default_rng(index).integers(0, 256, (6, width, 3), dtype=np.uint8)
+        (folder / f"{index}.png").write_bytes(file_formats.png(image))
+        expected[f"{index}.pfm"] = image[..., 0].astype(np.float32) * np.float32(0.37)
+    return expected
+
+
+def check_maps(folder: Path, expected: dict[str, np.ndarray]) -> None:
+    assert {path.name for path in folder.glob("*.pfm")} == expected.keys()
+    for name, prediction in expected.items():
+        assert np.array_equal(pfm(folder / name), prediction), name
+
+
+def test_images_of_one_size_go_through_the_network_together(source, tmp_path):
+    expected = add_sizes(source, "89888998")
+    stand_in = StandIn()
+    assert predict_folder(stand_in, RULE, source, tmp_path / "out", batch_size=3) == 0
+    # By hand: the 8s are 0 2 3 4 7, the 9s are 1 5 6.
+    assert [(n, w) for n, _, _, w in stand_in.batches] == [(3, 8), (3, 9), (2, 8)]
+    check_maps(tmp_path / "out", expected)
+
+
+def test_a_file_of_a_fixed_batch_gets_that_many_at_once(source, tmp_path):
+    expected = add_sizes(source, "8888888")
+    stand_in = StandIn()
+    stand_in.fixed_batch = 3
+    assert predict_folder(stand_in, RULE, source, tmp_path / "out", batch_size=2) == 0
+    assert [shape[0] for shape in stand_in.batches] == [3, 3, 1]
+    check_maps(tmp_path / "out", expected)
+
+
+def test_one_by_one_the_images_have_the_order_of_the_files(source, tmp_path):
+    add_sizes(source, "8798")
+    stand_in = StandIn()
+    predict_folder(stand_in, RULE, source, tmp_path / "out")
+    assert [(n, w) for n, _, _, w in stand_in.batches] == [(1, 8), (1, 7), (1, 9), (1, 8)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_an_image_turned_by_its_metadata_is_in_the_batch_of_its_upright_size(
+    source, tmp_path, batch_size
+):
+    add_sizes(source, "88")
+    image = np.random.default_rng(9).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    chunk = file_formats.png_chunk(b"eXIf", file_formats.exif(6))  # upright: 6 high, 8 wide
+    (source / "2.png").write_bytes(file_formats.png(image, extra=(chunk,)))
+    (source / "3.png").write_bytes(file_formats.png(image))  # 8 high, 6 wide
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", batch_size=batch_size) == 0
+    expected = np.rot90(image, -1)[..., 0].astype(np.float32) * np.float32(0.37)
+    assert np.array_equal(pfm(tmp_path / "out/2.pfm"), expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("kept", [20, -30])  # bytes: of the header, or all but the end
+def test_a_damaged_image_of_a_batch_fails_alone(source, tmp_path, caplog, batch_size, kept):
+    expected = add_sizes(source, "88888")
+    data = (source / "2.png").read_bytes()
+    (source / "2.png").write_bytes(data[:kept])
+    del expected["2.pfm"]
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", batch_size=batch_size) == 1
+    check_maps(tmp_path / "out", expected)
+    (said,) = caplog.messages
+    assert said.startswith(f"error: {source / '2.png'}: ")
+
+
+def test_what_is_said_has_the_order_of_the_files(source, tmp_path, caplog, monkeypatch):
+    """Although 1.png is predicted with 3.png, and the first image is written last of all."""
+    caplog.set_level(logging.INFO, logger="midas")
+    add_sizes(source, "898987")
+    for broken in ("3.png", "5.png"):
+        (source / broken).write_bytes(b"nothing")
+    written, write = threading.Event(), inference.write_outputs
+
+    def slow(folder: Path, name: str, *arrays: np.ndarray) -> None:
+        if name == "0":
+            assert written.wait(10)
+        write(folder, name, *arrays)
+        if name == "4":
+            written.set()
+
+    monkeypatch.setattr(inference, "write_outputs", slow)
+    alignment = Alignment({}, 80)
+    assert predict_folder(StandIn(), RULE, source, tmp_path / "out", alignment, 2) == 2
+    starts = [
+        message.removeprefix(f"error: {source}/").split(":")[0] for message in caplog.messages
+    ]
+    assert starts == [f"{i}.png" for i in range(6)]
+
+
+def test_reading_and_writing_go_on_while_the_network_computes(source, tmp_path, monkeypatch):
+    """Image 2 is read and image 0 written whole while 1 is in the network."""
+    add_sizes(source, "88888")
+    prepared, written, write = threading.Event(), threading.Event(), inference.write_outputs
+
+    class Waiting(StandIn):
+        def prepare(self, image: np.ndarray, rule: ResizeRule) -> np.ndarray:
+            result = super().prepare(image, rule)
+            if len(self.seen) > 2:
+                prepared.set()
+            return result
+
+        def run(self, inputs: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+            if len(self.batches) == 1:
+                assert prepared.wait(10)
+                assert written.wait(10)
+            return super().run(inputs, batch_size)
+
+    def noting(*arguments: object) -> None:
+        write(*arguments)
+        written.set()
+
+    monkeypatch.setattr(inference, "write_outputs", noting)
+    assert predict_folder(Waiting(), RULE, source, tmp_path / "out") == 0
+    assert len(names(tmp_path / "out")) == 15
+
+
+def test_a_full_disk_ends_it_with_one_line(source, tmp_path, monkeypatch):
+    add_sizes(source, "8" * 60)
+    write = Path.write_bytes
+
+    def write_until_full(path: Path, data: bytes) -> int:
+        if len(list(path.parent.glob("*_depth.png"))) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
+    stand_in = StandIn()
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)$"):
+        predict_folder(stand_in, RULE, source, tmp_path / "out")
+    assert len(stand_in.batches) < 20
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_a_prediction_that_is_not_finite_leaves_the_maps_before_it(source, tmp_path):
+    expected = add_sizes(source, "8" * 30)
+
+    class Diverging(StandIn):
+        def run(self, inputs: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+            if len(self.batches) == 7:
+                raise UserError("the prediction is not finite")
+            return super().run(inputs, batch_size)
+
+    with pytest.raises(UserError, match="not finite"):
+        predict_folder(Diverging(), RULE, source, tmp_path / "out")
+    first = sorted(expected)[:7]  # the order of the files: 0 1 10 11 12 ...
+    check_maps(tmp_path / "out", {name: expected[name] for name in first})
 
 
 # --- Depth in metres ------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 from onnx import TensorProto, helper
 
+from src import checkpoint
 from src.data.transforms import ResizeRule
 from src.errors import UserError
 from src.export import Job, export
@@ -43,6 +45,12 @@ def predictors(exported, small_network):
 
 
 @pytest.fixture(scope="module")
+def unfolded(exported, small_network):
+    """The .ckpt with the batch normalisations that the .mindir has too."""
+    return Predictor(exported.ckpt, small_network, MEAN, STD, fold_bn=False)
+
+
+@pytest.fixture(scope="module")
 def onnx_predictor(exported_onnx, small_network):
     return Predictor(exported_onnx, small_network, MEAN, STD)
 
@@ -57,22 +65,39 @@ def refusal(path, small_network, capfd) -> str:
     return str(error.value)
 
 
-def test_a_ckpt_and_a_mindir_agree_in_every_bit(predictors, exported):
+def test_a_ckpt_and_a_mindir_agree_in_every_bit(unfolded, predictors, exported):
     batch = np.random.default_rng(1).normal(size=(1, 3, exported.height, exported.width))
-    ckpt, mindir = (predictor.run(batch.astype(np.float32)) for predictor in predictors)
+    batch = batch.astype(np.float32)
+    ckpt, mindir = unfolded.run(batch), predictors[1].run(batch)
     assert ckpt.dtype == np.float32
     assert ckpt.shape == (1, exported.height, exported.width)
     np.testing.assert_array_equal(ckpt, mindir)
 
 
-def test_a_photograph_gives_the_same_from_both(predictors):
+def test_a_photograph_gives_the_same_from_both(unfolded, predictors):
     image = photograph(50, 75)
-    ckpt, mindir = (predictor.predict(image, RULE) for predictor in predictors)
+    ckpt, mindir = unfolded.predict(image, RULE), predictors[1].predict(image, RULE)
     assert ckpt.dtype == np.float32
     assert ckpt.shape == (50, 75)
     assert np.isfinite(ckpt).all()
     assert ckpt.min() >= 0
     np.testing.assert_array_equal(ckpt, mindir)
+
+
+def test_a_ckpt_is_folded_which_changes_hardly_anything(unfolded, predictors, exported):
+    """Within 1e-5 of the range of what the checkpoint's own layers compute."""
+    found, wanted = (
+        [cell for _, cell in predictor.network.cell.cells_and_names()]
+        for predictor in (predictors[0], unfolded)
+    )
+    assert sum(isinstance(cell, nn.BatchNorm2d) for cell in wanted) == 17
+    assert not any(isinstance(cell, nn.BatchNorm2d) for cell in found)
+    inputs = inputs_of(4)
+    folded, own = predictors[0].run(inputs, 4), unfolded.run(inputs, 4)
+    assert np.abs(folded - own).max() < 1e-5 * np.ptp(own)
+    with torch.no_grad():
+        expected = exported.reference(torch.tensor(np.stack(inputs))).numpy()
+    assert np.abs(folded - expected).max() < 1e-4 * np.ptp(expected)
 
 
 def test_an_image_of_the_networks_size_is_normalised_and_predicted_as_in_pytorch(
@@ -466,3 +491,47 @@ def test_an_onnx_is_predicted_without_importing_mindspore(exported_onnx):
     root = Path(__file__).resolve().parents[1]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.strip()) == (0, "False"), ran.stderr
+
+
+PREDICTS = """
+import sys
+import numpy as np
+from src import runtime
+runtime.start("CPU")
+from src.predictor import Predictor
+graphs, network, inputs, *weights = sys.argv[1:]
+for path in weights:
+    predictor = Predictor(path, eval(network), (0, 0, 0), (1, 1, 1), compile_cache=graphs)
+    np.save(path + ".npy", predictor.run(np.load(inputs), 3))
+"""
+
+
+def test_kept_graphs_hold_no_weights(exported, small_network, predictors, tmp_path):
+    """Two checkpoints, each predicted in a process of its own, and again both in one: the second
+    of these comes after a graph of the same shape."""
+    first, second = tmp_path / "first.ckpt", tmp_path / "second.ckpt"
+    first.write_bytes(exported.ckpt.read_bytes())
+    values = checkpoint.read(exported.ckpt)
+    weight = values["decoder.output_conv.2.weight"].asnumpy()
+    halved = {name: value.asnumpy() for name, value in values.items()}
+    halved["decoder.output_conv.2.weight"] = weight / 2
+    checkpoint.save_values(halved, second)
+    np.save(tmp_path / "inputs.npy", np.stack(inputs_of(3)))
+    expected = [
+        Predictor(path, small_network, MEAN, STD).run(inputs_of(3), 3) for path in (first, second)
+    ]
+    assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.ptp(expected[0])
+    root, program = Path(__file__).resolve().parents[1], tmp_path / "program.py"
+    program.write_text(PREDICTS)
+    common = [str(tmp_path / "graphs"), repr(small_network), str(tmp_path / "inputs.npy")]
+    for files in ([first], [second], [second, first]):
+        command = [sys.executable, program, *common, *map(str, files)]
+        ran = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert len(list((tmp_path / "graphs").rglob("3x3x64x96.mindir"))) == 1
+        for path, wanted in zip((first, second), expected, strict=True):
+            if path in files:
+                np.testing.assert_array_equal(np.load(f"{path}.npy"), wanted)
+                Path(f"{path}.npy").unlink()

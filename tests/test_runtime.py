@@ -1,4 +1,4 @@
-"""Device, seed, CPU kernels, processes and log."""
+"""Device, seed, processes and log."""
 
 from __future__ import annotations
 
@@ -17,48 +17,6 @@ from src.errors import UserError
 from src.midas_net import MidasNet
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def environment(monkeypatch):
-    """The environment without the variable; what the test does to it is undone."""
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "to be restored")
-    del os.environ["ONEDNN_MAX_CPU_ISA"]
-    return os.environ
-
-
-@pytest.mark.parametrize(("avx512", "expected"), [(True, "AVX2"), (False, None)])
-def test_onednn_is_limited_on_avx512_processors_only(environment, monkeypatch, avx512, expected):
-    monkeypatch.setattr(runtime, "_has_avx512", lambda: avx512)
-    runtime.start("CPU")
-    assert environment.get("ONEDNN_MAX_CPU_ISA") == expected
-
-
-def test_a_users_choice_of_cpu_kernels_stays(environment, monkeypatch):
-    environment["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE"
-    monkeypatch.setattr(runtime, "_has_avx512", lambda: True)
-    runtime.start("CPU")
-    assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE"
-
-
-def test_the_limit_is_lifted_for_other_libraries_and_comes_back(environment, monkeypatch):
-    monkeypatch.setattr(runtime, "_has_avx512", lambda: True)
-    runtime.start("CPU")
-    with pytest.raises(KeyError), runtime.all_cpu_kernels():
-        assert "ONEDNN_MAX_CPU_ISA" not in environment
-        raise KeyError
-    assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-
-
-@pytest.mark.parametrize("chosen", ["AVX512_CORE", None])
-def test_a_users_choice_holds_for_other_libraries_too(environment, monkeypatch, chosen):
-    if chosen:
-        environment["ONEDNN_MAX_CPU_ISA"] = chosen
-    monkeypatch.setattr(runtime, "_has_avx512", lambda: chosen is not None)
-    runtime.start("CPU")
-    with runtime.all_cpu_kernels():
-        assert environment.get("ONEDNN_MAX_CPU_ISA") == chosen
-    assert environment.get("ONEDNN_MAX_CPU_ISA") == chosen
 
 
 def test_the_seed_decides_the_initial_weights(small_network):

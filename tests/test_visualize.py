@@ -35,6 +35,16 @@ def test_colours_are_those_of_the_map_between_the_percentiles():
         assert np.abs(colours[value] - expected).max() <= 1
 
 
+@pytest.mark.parametrize("colour_map", ["inferno", "viridis"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_colours_are_matplotlibs_bit_for_bit(dtype, colour_map):
+    """Steps of 1/4096, on the border between two colours and beside it, and both ends."""
+    values = (np.arange(-2, 4099) / 4096).astype(dtype)
+    found = visualize.colourize(values[None], limits=(0, 1), colour_map=colour_map)[0]
+    colours = matplotlib.colormaps[colour_map](values.clip(0, 1))[:, :3]
+    np.testing.assert_array_equal(found, np.round(colours * 255))
+
+
 def test_unknown_pixels_are_grey():
     values = np.array([[0.0, np.nan, 2.0, np.inf, 4.0]])
     mask = np.array([[True, True, False, True, True]])

@@ -2,52 +2,126 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from src.data.mixdata import Pair, by_dataset
+from src.data.mixdata import DataSource, Pair, by_dataset
 from src.errors import UserError
-from src.image_io import read_grey, read_image, read_target
+from src.image_io import ImageFile, read_grey, read_target_values
 
 
-def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] RGB and disparity float32 [H, W], larger is closer, NaN where unknown.
+class Photo(Protocol):
+    """What a sample needs of a photograph; see `image_io.ImageFile`."""
 
-    A raw value of the target times `scale` is disparity or, of kind `depth`, metres, which are
-    inverted here. Unknown is what is not finite or equals `invalid` (compared raw, in float32); of
-    kind `depth` also 0, a hole, and negative values, MegaDepth's mask of ordinal depth. Of kind
-    `disparity` without `invalid` every finite value counts: ReDWeb's 0 is one.
+    height: int
+    width: int
 
-    Where the pair has a mask, its 0 is unknown too.
+    def can_shrink(self, shrink: int) -> bool: ...
+
+    def pixels(self, shrink: int = 1) -> np.ndarray: ...
+
+
+class DecodedPhoto:
+    """A photograph that is in memory as uint8 [H, W, 3]; it comes at its own size only."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.height, self.width = pixels.shape[:2]
+        self._pixels = pixels
+
+    def can_shrink(self, shrink: int) -> bool:
+        return shrink == 1
+
+    def pixels(self, shrink: int = 1) -> np.ndarray:
+        return self._pixels
+
+
+def _as_it_is(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+@dataclass(frozen=True)
+class OpenPair:
+    """A pair that is read, of which no more is decoded and converted than a sample asks for.
+
+    Attributes:
+        photo: the photograph, of H x W pixels.
+        raw: [H, W], the target's values as stored.
+        source: what they mean.
+        mask: [H, W], 0 where the target is unknown; None if it is so nowhere.
+        original: (height, width) of the photograph before it was resized for the cache, in which
+            crops are drawn; None if it was not.
+    """
+
+    photo: Photo
+    raw: np.ndarray
+    source: DataSource
+    mask: np.ndarray | None = None
+    original: tuple[int, int] | None = None
+
+    def disparity(self, pick: Callable[[np.ndarray], np.ndarray] = _as_it_is) -> np.ndarray:
+        """Disparity float32 [h, w], larger is closer, NaN where unknown; always a new array.
+
+        A raw value of the target times `scale` is disparity or, of kind `depth`, metres, which are
+        inverted here. Unknown is what is not finite or equals `invalid` (compared raw, in float32);
+        of kind `depth` also 0, a hole, and negative values, MegaDepth's mask of ordinal depth. Of
+        kind `disparity` without `invalid` every finite value counts: ReDWeb's 0 is one.
+
+        Args:
+            pick: takes pixels out of a map [H, W], such as those of a resized part: only they are
+                converted.
+        """
+        source = self.source
+        raw = pick(self.raw)
+        with np.errstate(all="ignore"):
+            values = raw * np.float32(source.scale)
+            known = np.isfinite(values)
+            if source.kind == "depth":
+                known &= values >= np.finfo(np.float32).tiny  # what is above 0 and has an inverse
+                values = 1 / values
+        if source.invalid is not None:
+            known &= raw != np.float32(source.invalid)
+        if self.mask is not None:
+            known &= pick(self.mask) != 0
+        if not known.all():
+            values[~known] = np.nan
+        return values
+
+
+def open_pair(pair: Pair) -> OpenPair:
+    """Read the files of a pair; the photograph is decoded when its pixels are asked for.
 
     Raises:
         UserError: a file is unreadable, or their sizes differ; names the file.
     """
-    source = pair.source
-    image, raw = read_image(pair.image), read_target(pair.target, source.key)
-    _check_size(pair, pair.target, raw, image)
-    with np.errstate(all="ignore"):
-        values = raw * np.float32(source.scale)
-        known = np.isfinite(values)
-        if source.kind == "depth":
-            known &= values >= np.finfo(np.float32).tiny  # what is above 0 and has an inverse
-            values = 1 / values
-    if source.invalid is not None:
-        known &= raw != np.float32(source.invalid)
+    photo = ImageFile(pair.image)
+    raw = read_target_values(pair.target, pair.source.key)
+    _check_size(pair, pair.target, raw, photo)
+    mask = None
     if pair.mask is not None:
         mask = read_grey(pair.mask)
-        _check_size(pair, pair.mask, mask, image)
-        known &= mask != 0
-    values[~known] = np.nan
-    return image, values
+        _check_size(pair, pair.mask, mask, photo)
+    return OpenPair(photo, raw, pair.source, mask)
 
 
-def _check_size(pair: Pair, path: Path, values: np.ndarray, image: np.ndarray) -> None:
-    if image.shape[:2] != values.shape:
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [H, W, 3] RGB and disparity float32 [H, W]; see `OpenPair.disparity`.
+
+    Raises:
+        UserError: a file is unreadable, or their sizes differ; names the file.
+    """
+    opened = open_pair(pair)
+    return opened.photo.pixels(), opened.disparity()
+
+
+def _check_size(pair: Pair, path: Path, values: np.ndarray, photo: Photo) -> None:
+    if (photo.height, photo.width) != values.shape:
         raise UserError(
             f"{path}: {values.shape[1]}x{values.shape[0]} pixels, but {pair.image} "
-            f"has {image.shape[1]}x{image.shape[0]}; expected equal sizes"
+            f"has {photo.width}x{photo.height}; expected equal sizes"
         )
 
 

@@ -15,19 +15,22 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import mindspore.dataset as ds
 import numpy as np
 
 from src.data import transforms
-from src.data.mixdata import Pair, by_dataset
-from src.data.pairs import read_pair
+from src.data.batch_memory import BatchMemory
+from src.data.mixdata import DataSource, Pair, by_dataset
+from src.data.pairs import DecodedPhoto, OpenPair, open_pair
 from src.errors import UserError, run_program
 
 COLUMNS = ["image", "disparity", "mask"]
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,62 @@ class Augmentation:
 
     def __call__(
         self, image: np.ndarray, disparity: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> Sample:
         """uint8 [h, w, 3] and float32 [h, w], any finite range or NaN, -> a sample."""
+        sample = self.empty()
+        self.fill(sample, OpenPair(DecodedPhoto(image), disparity, DataSource("")), rng)
+        return sample
+
+    def empty(self) -> Sample:
+        """Room for a sample: arrays of any content."""
+        image, disparity, mask = (np.empty(shape, np.float32) for shape in self.shapes())
+        return image, disparity, mask
+
+    def shapes(self, *batch: int) -> list[tuple[int, ...]]:
+        """Of the arrays of a sample, or of a batch of so many."""
+        size = (self.height, self.width)
+        return [(*batch, 3, *size), (*batch, *size), (*batch, *size)]
+
+    def fill(self, sample: Sample, pair: OpenPair, rng: np.random.Generator) -> None:
+        """Make a sample of a pair, in place.
+
+        The photograph is 8 bits deep up to the last step: it is decoded at 1/2, 1/4 or 1/8 of its
+        size where the file allows it and the crop still has the sample's size or more (the crop's
+        edges then move to multiples of 2, 4 or 8, for the target too), cut, resized, mirrored, and
+        normalised into its place.
+
+        Raises:
+            UserError: its pixels cannot be decoded.
+        """
+        image, disparity, mask = sample
+        photo, size = pair.photo, (self.height, self.width)
+        there = photo.height, photo.width
+        original = pair.original or there
         aspect = self.width / self.height if self.keep_aspect_ratio else None
-        box = transforms.random_crop(*disparity.shape, aspect, self.crop_min_scale, rng)
+        box = transforms.random_crop(*original, aspect, self.crop_min_scale, rng)
+        box = box.scaled(original, there)
         flip = rng.random() < self.flip_probability
-        image = transforms.resize_image(transforms.crop(image, box), self.height, self.width)
-        disparity = transforms.resize_nearest(
-            transforms.crop(disparity, box), self.height, self.width
+        shrink = box.shrink_for(*size)
+        if not photo.can_shrink(shrink):
+            shrink = 1
+        box = box.snapped(shrink)
+
+        def mirrored(values: np.ndarray) -> np.ndarray:
+            return cv2.flip(values, 1) if flip else values
+
+        pixels = transforms.crop(photo.pixels(shrink), box.shrunk(shrink))
+        pixels = mirrored(transforms.resize_pixels(pixels, *size))
+        transforms.normalize_pixels(pixels, self._table, image)
+        values = pair.disparity(
+            lambda m: mirrored(transforms.resize_nearest(transforms.crop(m, box), *size))
         )
-        if flip:
-            image, disparity = image[:, ::-1], disparity[:, ::-1]
-        mask = np.isfinite(disparity)
-        return (
-            transforms.normalize(image, self.mean, self.std),
-            transforms.unit_range(disparity, mask),
-            mask.astype(np.float32),
-        )
+        known = np.isfinite(values)
+        transforms.unit_range(values, known, disparity)
+        mask[:] = known
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        return transforms.normalization_table(self.mean, self.std)
 
 
 class TrainingData:
@@ -98,6 +140,7 @@ class TrainingData:
             of the dataset.
         epoch_images: of all datasets and processes in an epoch, rounded up to whole steps; 0: one
             pass over the largest dataset.
+        open_: how a pair is read; raises UserError if it cannot be.
 
     Attributes:
         datasets: their names, in the order in which `pairs` begins them.
@@ -116,6 +159,7 @@ class TrainingData:
         ranks: int = 1,
         skip_bad: bool = False,
         epoch_images: int = 0,
+        open_: Callable[[Pair], OpenPair] = open_pair,
     ) -> None:
         self.pairs = pairs
         self.augment = augment
@@ -123,6 +167,8 @@ class TrainingData:
         self.batch_size = batch_size
         self.rank = rank
         self.skip_bad = skip_bad
+        self.open_ = open_
+        self._memory = BatchMemory()
         members = by_dataset(pairs)
         self.datasets = list(members)
         self._members = [np.array(indices) for indices in members.values()]
@@ -149,16 +195,30 @@ class TrainingData:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __deepcopy__(self, memo: dict) -> TrainingData:
-        """MindSpore copies a pipeline before it runs; workers and trainer share this object."""
-        return self
+    def __getitem__(self, place: int) -> Sample:
+        sample = self.augment.empty()
+        self._fill_place(sample, place)
+        return sample
 
-    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        turn, index, real = self._at(int(place))
-        image, disparity, mask = self.sample(turn, index)
-        if real:
-            return image, disparity, mask
-        return image, np.zeros_like(disparity), np.zeros_like(mask)
+    def batch(self, step: int) -> Sample:
+        """What this process has in a step, counted from 0 through all epochs.
+
+        Returns:
+            image float32 [B, 3, H, W], disparity and mask float32 [B, H, W], B = `local_batch`.
+        """
+        batch = self._memory.arrays(self.augment.shapes(self.local_batch))
+        share = np.arange(self.global_batch).reshape(len(self.datasets), -1, self.batch_size)
+        places = step * self.global_batch + share[:, self.rank].ravel()
+        for sample, place in zip(zip(*batch, strict=True), places.tolist(), strict=True):
+            self._fill_place(sample, place)
+        return batch
+
+    def _fill_place(self, sample: Sample, place: int) -> None:
+        turn, index, real = self._at(place)
+        self._fill(sample, turn, index)
+        if not real:
+            for target in sample[1:]:
+                target[:] = 0
 
     def _at(self, place: int) -> tuple[int, int, bool]:
         """(pass over its dataset, index of the pair, whether it counts) of a place."""
@@ -168,27 +228,29 @@ class TrainingData:
         order = self.order(dataset, turn)
         return turn, int(order[position % len(order)]), position < len(order)
 
-    def sample(self, turn: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def sample(self, turn: int, index: int) -> Sample:
         """Pair `index` as it looks in pass `turn` over its dataset (counted from 0).
 
         It depends on these and the seed alone. An unreadable pair is noted in `errors` and gives
         zeros, an empty mask included; with `skip_bad` it is noted in `skipped`, and the next
         readable pair of its dataset takes its place.
         """
-        index = int(index)
+        sample = self.augment.empty()
+        self._fill(sample, turn, int(index))
+        return sample
+
+    def _fill(self, sample: Sample, turn: int, index: int) -> None:
         for candidate in self._from(index):
             try:
-                pair = read_pair(self.pairs[candidate])
+                rng = np.random.default_rng((self.seed, turn, index))
+                self.augment.fill(sample, self.open_(self.pairs[candidate]), rng)
+                return
             except UserError as error:
                 self._note(candidate, error)
                 if self.errors:
                     break
-            else:
-                rng = np.random.default_rng((self.seed, turn, index))
-                return self.augment(*pair, rng)
-        size = (self.augment.height, self.augment.width)
-        empty = np.zeros(size, np.float32)
-        return np.zeros((3, *size), np.float32), empty, empty
+        for target in sample:
+            target[:] = 0
 
     def _from(self, index: int) -> Iterator[int]:
         """The pairs of one dataset, from `index` on and around."""
@@ -245,24 +307,38 @@ class TrainingData:
         return [str(self.pairs[index].image) for _, index, real in places if real]
 
 
-class _Places(ds.Sampler):
-    """The places of one rank from a step on, epoch after epoch."""
+class _Batches:
+    """The batches of one process as MindSpore asks for them: whole, so that it need not copy
+    samples together."""
 
-    def __init__(self, data: TrainingData, epoch: int, step: int) -> None:
-        # MindSpore takes this for the length of every epoch, and checks it.
-        super().__init__(num_samples=(data.steps - step) * data.local_batch)
+    def __init__(self, data: TrainingData) -> None:
         self.data = data
+
+    def __len__(self) -> int:
+        return self.data.steps
+
+    def __getitem__(self, step: int) -> Sample:
+        return self.data.batch(int(step))
+
+    def __deepcopy__(self, memo: dict) -> _Batches:
+        """MindSpore copies a pipeline before it runs; workers and trainer share the data."""
+        return self
+
+
+class _Steps(ds.Sampler):
+    """The steps from one on, epoch after epoch, counted through all epochs."""
+
+    def __init__(self, steps: int, epoch: int, step: int) -> None:
+        # MindSpore takes this for the length of every epoch, and checks it.
+        super().__init__(num_samples=steps - step)
+        self.steps = steps
         self.epoch = epoch
         self.step = step
 
     def __iter__(self) -> Iterator[int]:
-        data = self.data
-        steps = self.epoch * data.steps + np.arange(self.step, data.steps)
-        # In a step, each dataset has `batch_size` places for each rank.
-        places = np.arange(data.global_batch).reshape(len(data.datasets), -1, data.batch_size)
+        first = self.epoch * self.steps
         self.epoch += 1
-        starts = steps[:, None, None] * data.global_batch
-        return iter((starts + places[:, data.rank]).ravel().tolist())
+        return iter(range(first + self.step, first + self.steps))
 
 
 def make_dataset(data: TrainingData, workers: int, epoch: int = 0, step: int = 0) -> ds.Dataset:
@@ -272,20 +348,20 @@ def make_dataset(data: TrainingData, workers: int, epoch: int = 0, step: int = 0
     `data.local_batch`: the images of the first dataset, then those of the second, and so on.
 
     Args:
-        workers: threads that read and augment. OpenCV and Pillow release the interpreter lock
-            for most of their work.
+        workers: threads, each of which makes whole batches. Decoders and OpenCV release the
+            interpreter lock for most of their work; OpenCV's own threads are switched off.
         epoch: to begin with, counted from 0.
         step: to begin with, counted from 0. If it is not 0, the dataset is the rest of this epoch
             only: MindSpore wants all epochs of a dataset to be of one length.
     """
-    dataset = ds.GeneratorDataset(
-        data,
+    cv2.setNumThreads(1)  # of one resize; they cost a tenth more processor time than they save
+    return ds.GeneratorDataset(
+        _Batches(data),
         COLUMNS,
-        sampler=_Places(data, epoch, step),
+        sampler=_Steps(data.steps, epoch, step),
         num_parallel_workers=min(workers, os.cpu_count() or 1),  # MindSpore refuses more
         python_multiprocessing=False,
     )
-    return dataset.batch(data.local_batch, drop_remainder=True)
 
 
 if __name__ == "__main__":

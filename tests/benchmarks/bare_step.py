@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from src.config import Config
-from src.loss import ScaleShiftInvariantLoss
-from src.midas_net import MidasNet
-from src.train_step import TrainStep
-from src.trainer import make_optimizer
+
+if TYPE_CHECKING:
+    from src.midas_net import MidasNet
+    from src.train_step import TrainStep
 
 BACKBONE_LR, DECODER_LR = 1e-5, 1e-4  # the recipe's, constant
 
 
 def make_step(config: Config, network: MidasNet, ranks: int = 1) -> TrainStep:
     """The step of a training without mixed precision."""
+    # here, so that a process of PyTorch's alone can draw the same batch
+    from src.loss import ScaleShiftInvariantLoss
+    from src.train_step import TrainStep
+    from src.trainer import make_optimizer
+
     rates = [np.full(1000, rate, np.float32) for rate in (BACKBONE_LR, DECODER_LR)]
     loss = ScaleShiftInvariantLoss(config.alpha, config.scales, config.sign_weight)
     return TrainStep(network, loss, make_optimizer(network, *rates), ranks=ranks).set_train()

@@ -1,59 +1,130 @@
-"""Time of one forward pass of the full network against PyTorch, same weights, same input, one run.
+"""Time of a forward pass against PyTorch, same weights, same input, one run.
 
-    python -m tests.benchmarks.forward [--size 384] [--runs 7]
+    python -m tests.benchmarks.forward [--quick] [--size 384] [--runs 7]
 
-The two take turns, so that a change of the machine's speed meets both. Prints medians in seconds
-with the spread, and their ratio.
+MindSpore as midas_train.py builds the network, and with batch norm folded, against PyTorch eager,
+eager with channels last, and compiled; every one in a process of its own, in turn. After the
+protocol's 384x384 at batch 1, other sizes and batches show how the time grows. Outputs that differ
+from PyTorch eager's by more than 1e-4 of their range leave a contender out.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import mindspore as ms
 import numpy as np
-import torch
 
-from src import runtime
-from src.midas_net import MidasNet
-from tests.benchmarks.timing import seconds
-from tests.references import TorchMidas, randomize
-from tests.weights import copy_torch_weights
+from src.config import load_config
+from tests.benchmarks.report import EAGER, parse, print_section
+from tests.benchmarks.turns import Make, Outcome, Run, Shape, seconds_by_shape, take_turns
+
+ROOT = Path(__file__).resolve().parents[2]
+CHANNELS_LAST, COMPILED = "PyTorch, channels last", "torch.compile"
+MINDSPORE, FOLDED = "MindSpore", "MindSpore, BN folded"
+OURS, THEIRS = (MINDSPORE, FOLDED), (EAGER, CHANNELS_LAST, COMPILED)
+SHAPES = (Shape(1, 384), Shape(2, 384), Shape(4, 384), Shape(1, 256), Shape(1, 512))
+QUICK_SHAPES = (Shape(1, 96), Shape(2, 96))
+TOLERANCE = 1e-4  # of the output's range
+
+
+@functools.cache
+def draw(shape: Shape) -> np.ndarray:
+    """Inputs of a network, float32 [B, 3, size, size]."""
+    size = (shape.batch, 3, shape.size, shape.size)
+    return np.random.default_rng(0).normal(size=size).astype(np.float32)
+
+
+def make_pytorch(network: Mapping[str, Any], kind: str) -> Run:
+    """One of PyTorch's ways to compute a MidasNet of drawn weights."""
+    import torch
+
+    from tests.references import TorchMidas, randomize
+
+    reference = TorchMidas(**network).eval()
+    randomize(reference, seed=0)
+    layout = torch.channels_last if kind == CHANNELS_LAST else torch.contiguous_format
+    reference = reference.to(memory_format=layout)
+    compute = torch.compile(reference) if kind == COMPILED else reference
+
+    def run(shape: Shape) -> np.ndarray:
+        with torch.no_grad():
+            image = torch.from_numpy(draw(shape)).contiguous(memory_format=layout)
+            return compute(image).numpy()
+
+    return run
+
+
+def make_mindspore(network: Mapping[str, Any], kind: str) -> Run:
+    """MindSpore's MidasNet with the weights of `make_pytorch`."""
+    from src import runtime
+
+    runtime.start("CPU")
+
+    import mindspore as ms
+
+    from src.fold_bn import folded
+    from src.midas_net import MidasNet
+    from tests.references import TorchMidas, randomize
+    from tests.weights import copy_torch_weights
+
+    reference = TorchMidas(**network)
+    randomize(reference, seed=0)
+    ours = MidasNet(**network).set_train(False)
+    copy_torch_weights(reference, ours)
+    if kind == FOLDED:
+        ours = folded(ours)
+    return lambda shape: ours(ms.Tensor(draw(shape))).asnumpy()
+
+
+def compare(outcomes: Mapping[str, Outcome], shape: Shape) -> dict[str, float]:
+    """The largest difference of every contender to PyTorch eager, of its range; those that differ
+    too much have their times taken away."""
+    if shape not in outcomes[EAGER].outputs:
+        return {}
+    expected, differences = outcomes[EAGER].outputs[shape], {}
+    for name, outcome in outcomes.items():
+        if name == EAGER or shape not in outcome.outputs:
+            continue
+        difference = np.abs(outcome.outputs[shape] - expected).max() / np.ptp(expected)
+        differences[name] = float(f"{difference:.2g}")
+        if not difference <= TOLERANCE:
+            outcome.problem = f"its output is {difference:.1e} of the range from PyTorch's"
+            outcome.seconds.clear()
+    return differences
+
+
+def figures(quick: bool = False, runs: int = 7, size: int = 0) -> dict[str, Any]:
+    """Seconds of every run by shape and contender, largest differences, problems.
+
+    Args:
+        quick: the quickstart's network at a small size.
+        runs: counted runs at the first shape.
+        size: of the first shape, in pixels; 0: 384, quick: 96.
+    """
+    config_path = ROOT / ("scripts/quickstart.yaml" if quick else "config.yaml")
+    network = load_config(["--config_path", str(config_path)]).network()
+    first, *others = QUICK_SHAPES if quick else SHAPES
+    if size:
+        first = Shape(1, size)
+    contenders: dict[str, Make] = {
+        **{name: functools.partial(make_mindspore, network, name) for name in OURS},
+        **{name: functools.partial(make_pytorch, network, name) for name in THEIRS},
+    }
+    outcomes = take_turns(contenders, {first: runs})
+    differences = compare(outcomes, first)
+    found = seconds_by_shape(outcomes)
+    few = {name: contenders[name] for name in (FOLDED, EAGER)}
+    grown = seconds_by_shape(take_turns(few, dict.fromkeys(others, min(runs, 3))))
+    found["shapes"] += grown["shapes"]
+    return {"network": config_path.name, **found, "differences": differences}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=384, help="height and width in pixels")
-    parser.add_argument("--runs", type=int, default=7, help="counted runs of each")
-    options = parser.parse_args()
-    # PyTorch keeps what its first convolution finds; `start` chooses other kernels for MindSpore.
-    torch.conv2d(torch.ones(1, 8, 8, 8), torch.ones(8, 8, 3, 3))
-    runtime.start("CPU")
-    reference = TorchMidas().eval()
-    randomize(reference, seed=0)
-    network = MidasNet()
-    copy_torch_weights(reference, network)
-    network.set_train(False)
-    image = np.random.default_rng(0).normal(size=(1, 3, options.size, options.size))
-    image = image.astype(np.float32)
-
-    def run_torch() -> np.ndarray:
-        with torch.no_grad():
-            return reference(torch.from_numpy(image)).numpy()
-
-    def run_mindspore() -> np.ndarray:
-        return network(ms.Tensor(image)).asnumpy()
-
-    expected, actual = run_torch(), run_mindspore()  # the first runs compile and allocate
-    difference = np.abs(expected - actual).max() / np.ptp(expected)
-    pairs = [(seconds(run_mindspore), seconds(run_torch)) for _ in range(options.runs)]
-    for name, times in zip(("MindSpore", "PyTorch"), zip(*pairs, strict=True), strict=True):
-        median, low, high = statistics.median(times), min(times), max(times)
-        print(f"{name:<10} median {median:.2f} s, {low:.2f} to {high:.2f} s")
-    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    print(f"MindSpore / PyTorch {ratio:.2f} (median of {options.runs} pairs)")
-    print(f"largest difference {difference:.1e} of the output's range; PyTorch {torch.__version__}")
+    options = parse(__doc__)
+    print_section("forward", figures(options.quick, options.runs, options.size))
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ class Experiment:
         config = self.config
         if self.predictor is None:
             normalisation = config.nm_img_mean, config.nm_img_std
-            self.predictor = Predictor(weights, config.network(), *normalisation)
+            self.predictor = Predictor(weights, config.network(), *normalisation, fold_bn=False)
         checkpoint.load(self.predictor.network.cell, weights)  # its compiled graphs stay
         tests = open_benchmarks(
             ",".join(TESTS), config.train_data_dir, config.benchmark_paths(), config.eval_size

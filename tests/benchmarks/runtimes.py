@@ -1,37 +1,31 @@
-"""What computes the full network fastest on this machine, and how exactly, in one run.
+"""What computes an exported network fastest on this machine, and how exactly, in one run.
 
-    python -m tests.benchmarks.runtimes [--small] [--size 384] [--runs 5]
+    python -m tests.benchmarks.runtimes [--quick] [--size 384] [--runs 5]
 
-One network of drawn weights, exported by `midas_export.py`, on a photograph; every contender in a
-process of its own, because MindSpore needs its oneDNN held to AVX2 on some processors and the
-others do not. They take turns, so that a change of the machine's speed meets all of them. Prints
-the median time of an image with its spread, the time over that of PyTorch eager (median of the
-pairs), and the largest difference to PyTorch's float32 output over that output's range.
+One network of drawn weights, exported by `midas_export.py`, on a photograph, against PyTorch eager;
+every contender in a process of its own, in turn. The largest difference is to PyTorch's float32
+output, over that output's range. (The network that is not exported: tests.benchmarks.forward.)
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import multiprocessing
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.config import Config, load_config
-from tests.benchmarks.timing import load, seconds, spread, verdict
+from tests.benchmarks.report import EAGER, parse, print_section
+from tests.benchmarks.turns import Make, Run, Shape, seconds_by_shape, take_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 CKPT, STATE = "midas.ckpt", "midas.pt"
-PYTORCH = "PyTorch eager"
 CONTENDERS = {
-    "MindSpore, .ckpt": (CKPT, "", ""),
     "MindSpore, .mindir": ("midas.mindir", "", ""),
     "MindSpore, .mindir, BN folded": ("folded.mindir", "", ""),
     "ONNX Runtime float32": ("midas.onnx", "onnxruntime", "float32"),
@@ -39,7 +33,6 @@ CONTENDERS = {
     "OpenVINO bfloat16": ("midas.onnx", "openvino", "bfloat16"),
 }
 """Name -> file, runtime and precision."""
-GOALS = {"OpenVINO float32": 0.7, "OpenVINO bfloat16": 0.55}
 
 
 def write_networks(folder: Path, config_path: Path, size: int) -> None:
@@ -66,9 +59,10 @@ def write_networks(folder: Path, config_path: Path, size: int) -> None:
     ):
         place = ["--export_path", str(folder / name), "--export_size", f"{size}x{size}"]
         command = [sys.executable, str(ROOT / "midas_export.py"), *common, *flags, *place]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, stdout=sys.stderr)
 
 
+@functools.cache
 def photograph(config: Config, size: int) -> np.ndarray:
     """matplotlib's sample photograph as the network takes it: float32 [1, 3, size, size]."""
     from matplotlib import cbook
@@ -81,101 +75,79 @@ def photograph(config: Config, size: int) -> np.ndarray:
     return transforms.normalize(resized, config.nm_img_mean, config.nm_img_std)[None]
 
 
-def make_pytorch(config: Config, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+def make_pytorch(config_path: Path, folder: Path) -> Run:
+    """PyTorch's network on the photograph."""
     import torch
 
     from tests.references import TorchMidas
 
+    config = load_config(["--config_path", str(config_path)])
     reference = TorchMidas(**config.network()).eval()
     reference.load_state_dict(torch.load(folder / STATE))
 
-    def run(image: np.ndarray) -> np.ndarray:
+    def run(shape: Shape) -> np.ndarray:
         with torch.no_grad():
-            return reference(torch.from_numpy(image)).numpy()
+            return reference(torch.from_numpy(photograph(config, shape.size))).numpy()
 
     return run
 
 
-def make_ours(config: Config, folder: Path, name: str) -> Callable[[np.ndarray], np.ndarray]:
+def make_exported(config_path: Path, folder: Path, name: str) -> Run:
+    """An exported file in the runtime of a contender, on the photograph."""
     from src import runtime
     from src.predictor import Predictor, needs_mindspore
 
+    config = load_config(["--config_path", str(config_path)])
     file, onnx_runtime, precision = CONTENDERS[name]
     if needs_mindspore(file):
         runtime.start("CPU")
-    statistics_ = (config.nm_img_mean, config.nm_img_std)
     choice = (onnx_runtime, precision) if onnx_runtime else ()
-    return Predictor(folder / file, config.network(), *statistics_, *choice).run
+    predictor = Predictor(
+        folder / file, config.network(), config.nm_img_mean, config.nm_img_std, *choice
+    )
+    return lambda shape: predictor.run(photograph(config, shape.size))
 
 
-def work(parent: Connection, name: str, folder: Path, config_path: Path, size: int) -> None:
-    """One contender: sends its output, then the seconds of an image whenever it is asked."""
-    config = load_config(["--config_path", str(config_path)])
-    image = photograph(config, size)
-    run = make_pytorch(config, folder) if name == PYTORCH else make_ours(config, folder, name)
-    run(image)  # compiles and allocates
-    parent.send(run(image))
-    while parent.recv():
-        parent.send(seconds(lambda: run(image)))
+def figures(quick: bool = False, runs: int = 5, size: int = 0) -> dict[str, Any]:
+    """Seconds of every run by contender, largest differences to PyTorch's output, problems.
 
-
-def start(stack: ExitStack, name: str, *arguments: object) -> Connection:
-    """A contender's process, and the pipe to it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, name, *arguments), daemon=True)
-    process.start()
-    theirs.close()
-    stack.callback(process.join)
-    stack.callback(lambda: ours.send(0))
-    return ours
-
-
-def report(times: dict[str, list[float]], outputs: dict[str, np.ndarray]) -> None:
-    """The table, and whether the goals are met."""
-    expected = outputs[PYTORCH]
-    print("| runtime | s an image | of PyTorch eager's time | largest difference |")
-    print("| --- | --- | --- | --- |")
-    ratios = {}
-    for name, values in times.items():
-        pairs = zip(values, times[PYTORCH], strict=True)
-        ratios[name] = statistics.median(ours / theirs for ours, theirs in pairs)
-        difference = np.abs(outputs[name] - expected).max() / np.ptp(expected)
-        print(f"| {name} | {spread(values, 's')} | {ratios[name]:.2f} | {difference:.1e} |")
-    for name, goal in GOALS.items():
-        print(f"{name}: {ratios[name]:.2f}, goal {goal}: {verdict(ratios[name] <= goal)}")
-    print(load())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="quickstart's network, to try this")
-    parser.add_argument("--size", type=int, default=384, help="height and width in pixels")
-    parser.add_argument("--runs", type=int, default=5, help="counted runs of each")
-    options = parser.parse_args()
-    config_path = ROOT / ("scripts/quickstart.yaml" if options.small else "config.yaml")
-    print(load(), flush=True)
-    with tempfile.TemporaryDirectory() as path, ExitStack() as stack:
+    Args:
+        quick: the quickstart's network at a small size.
+        runs: counted runs.
+        size: in pixels; 0: 384, quick: 96.
+    """
+    config_path = ROOT / ("scripts/quickstart.yaml" if quick else "config.yaml")
+    shape = Shape(1, size or (96 if quick else 384))
+    with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         # in a process of its own: what MindSpore and PyTorch take there is given back
         writing = multiprocessing.get_context("spawn").Process(
-            target=write_networks, args=(folder, config_path, options.size)
+            target=write_networks, args=(folder, config_path, shape.size)
         )
         writing.start()
         writing.join()
         if writing.exitcode:
-            sys.exit("the export failed, see above")
-        pipes = {
-            name: start(stack, name, folder, config_path, options.size)
-            for name in (PYTORCH, *CONTENDERS)
+            raise RuntimeError("the export failed, see above")
+        contenders: dict[str, Make] = {
+            EAGER: functools.partial(make_pytorch, config_path, folder),
+            **{
+                name: functools.partial(make_exported, config_path, folder, name)
+                for name in CONTENDERS
+            },
         }
-        outputs = {name: pipe.recv() for name, pipe in pipes.items()}
-        times: dict[str, list[float]] = {name: [] for name in pipes}
-        for _ in range(options.runs):
-            for name, pipe in pipes.items():
-                pipe.send(1)
-                times[name].append(pipe.recv())
-        report(times, outputs)
+        outcomes = take_turns(contenders, {shape: runs})
+    outputs = {name: each.outputs[shape] for name, each in outcomes.items() if each.outputs}
+    expected = outputs.pop(EAGER)
+    differences = {
+        name: float(f"{np.abs(output - expected).max() / np.ptp(expected):.2g}")
+        for name, output in outputs.items()
+    }
+    return {"network": config_path.name, **seconds_by_shape(outcomes), "differences": differences}
+
+
+def main() -> None:
+    options = parse(__doc__)
+    print_section("runtimes", figures(options.quick, options.runs, options.size))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Weak scaling on a CPU: two processes that train together against one, each bound to one core.
 
-    python -m tests.benchmarks.scaling [--runs 7] [--steps 10]
+    python -m tests.benchmarks.scaling [--quick] [--runs 7]
 
 The train step of scripts/quickstart.yaml's network with its input size and batch per process, on a
 batch in memory. All processes run from the start, and take turns:
 
-    one       one process, on one core and then on the other
+    first     one process, on one core
+    second    another, on the other core
     apart     these two at the same time, knowing nothing of each other
     together  two processes of `src.launch` (msrun), gradients averaged in every step
 
@@ -16,7 +17,6 @@ included, bound to its core; the share of a core that it used is printed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import statistics
@@ -28,15 +28,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from src.config import load_config
+from tests.benchmarks.report import parse, print_section
 from tests.benchmarks.scaling_worker import CONFIG, PAIR
-from tests.benchmarks.timing import load, spread, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("scaling_worker.py")
-GOAL = 0.9
 SOLO = "solo"
 
 
@@ -91,52 +90,37 @@ def throughput(turns: Sequence[Turn], images: int) -> float:
     return images * len(turns) / spent
 
 
-def measure(solo: Sequence[Connection], pair: Sequence[Connection], runs: int, steps: int) -> None:
-    """Take turns, and print what came of it."""
-    groups = {
-        "one process, first core": [solo[0]],
-        "one process, second core": [solo[1]],
-        "two processes apart": solo,
-        "two processes together": pair,
-    }
+def take_turns(
+    solo: Sequence[Connection], pair: Sequence[Connection], runs: int, steps: int
+) -> dict[str, Any]:
+    """Images a second of every turn, and the share of its core that a process used, by group."""
+    groups = {"first": [solo[0]], "second": [solo[1]], "apart": solo, "together": pair}
     batch = load_config(["--config_path", str(CONFIG)]).batch_size
     rates: dict[str, list[float]] = {name: [] for name in groups}
     used: dict[str, list[float]] = {name: [] for name in groups}
     for workers in groups.values():
         run(workers, 2)  # the first steps allocate
-    for _ in range(runs):
+    for i in range(runs):
+        print(f"turn {i + 1} of {runs}", flush=True)
         for name, workers in groups.items():
             turns = run(workers, steps)
-            rates[name].append(throughput(turns, batch * steps))
+            rates[name].append(round(throughput(turns, batch * steps), 3))
             used[name] += [turn.cores for turn in turns]
-    for name in groups:
-        print(
-            f"{name:<24} {spread(rates[name], 'images/s', 1)}; each used "
-            f"{statistics.median(used[name]):.2f} of a core, at most {max(used[name]):.2f}"
-        )
-    one, other, apart, together = rates.values()
-    twice = [a + b for a, b in zip(one, other, strict=True)]
-    apart, together = (
-        statistics.median(a / b for a, b in zip(rate, twice, strict=True))
-        for rate in (apart, together)
-    )
-    print(f"apart / twice one    {apart:.3f}: what the machine gives two processes")
-    print(
-        f"together / twice one {together:.3f} (median of {runs} turns of {steps} steps, batch "
-        f"{batch} per process; goal {GOAL}: {verdict(together >= GOAL)}); {load()}"
-    )
+    cores = {name: round(statistics.median(values), 3) for name, values in used.items()}
+    return {"network": CONFIG.name, "batch": batch, "images/s": rates, "cores": cores}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=7, help="turns of each")
-    parser.add_argument("--steps", type=int, default=10, help="of a turn")
-    options = parser.parse_args()
+def figures(quick: bool = False, runs: int = 7) -> dict[str, Any]:
+    """Images a second of one process, of two apart and of two together.
+
+    Args:
+        quick: few steps a turn.
+        runs: turns of each.
+    """
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
-        sys.exit("this needs two cores")
+        raise RuntimeError("this needs two cores")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no process behind
-    print(load(), flush=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         processes = start(folder, cores)
@@ -146,11 +130,17 @@ def main() -> None:
             [stack.enter_context(connect(folder / f"{kind}-{core}", processes)) for core in cores]
             for kind in (SOLO, PAIR)
         )
-        measure(solo, pair, options.runs, options.steps)
+        found = take_turns(solo, pair, runs, 2 if quick else 10)
         for worker in (*solo, *pair):
             worker.send(0)
         for process in processes:
             process.wait()
+    return found
+
+
+def main() -> None:
+    options = parse(__doc__)
+    print_section("scaling", figures(options.quick, options.runs))
 
 
 if __name__ == "__main__":

@@ -1,47 +1,31 @@
-"""Time of one training step against PyTorch, same weights and input, one run; and the first step.
+"""Time of a training step against PyTorch, same weights and input, one run.
 
-    python -m tests.benchmarks.train_step [--small] [--size 384] [--runs 7]
+    python -m tests.benchmarks.train_step [--quick] [--size 384] [--runs 7]
 
-A step is forward, loss, backward and Adam, batch 1. The network is the full one, or with `--small`
-that of scripts/quickstart.yaml, for trying out. PyTorch runs eagerly, with the kernels that it
-chooses on this processor. Both losses and gradient norms are compared before they are timed; the
-two take turns, so that a change of the machine's speed meets both.
-
-Before that, two processes take a first step each: without and with the compile cache, timed from
-the start of the process, and the first step alone. The full network takes about 12 GB of memory.
+A step is forward, loss, backward and Adam, batch 1, float32. PyTorch runs eagerly, eagerly with
+channels last, and compiled, with the kernels that it chooses on this processor; every one in a
+process of its own, in turn. The first step's loss and gradient norm are compared; one that differs
+is left out. All of them together take about 20 GB of memory.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import mindspore as ms
-import numpy as np
-import torch
-from torch import Tensor
-
-from src import runtime
 from src.config import Config, load_config
-from src.midas_net import MidasNet
-from src.train_step import StepOutputs
 from tests.benchmarks import bare_step
-from tests.benchmarks.timing import load, seconds, spread, verdict
-from tests.references import TorchMidas, randomize
-from tests.weights import copy_torch_weights
+from tests.benchmarks.forward import CHANNELS_LAST, COMPILED, MINDSPORE, THEIRS
+from tests.benchmarks.report import EAGER, parse, print_section
+from tests.benchmarks.turns import Make, Outcome, Run, Shape, seconds_by_shape, take_turns
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
-RATIO_GOAL = 1.25  # of a step's time to PyTorch's
-CACHE_GOAL = 2.0  # of the time to the first step without the cache to that with it
-LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 1e-2  # relative
+TOLERANCES = {"loss": 1e-4, "gradient norm": 1e-2}  # relative
 
 
 def torch_loss(prediction: Tensor, target: Tensor, mask: Tensor, config: Config) -> Tensor:
@@ -60,108 +44,131 @@ def torch_loss(prediction: Tensor, target: Tensor, mask: Tensor, config: Config)
         down = (r[:, 1:] - r[:, :-1]).abs() * m[:, 1:] * m[:, :-1]
         loss = loss + config.alpha * (across.sum((1, 2)) + down.sum((1, 2))) / count
     correlation = covariance / (variance * (wanted**2).sum((1, 2))).sqrt()
-    return (loss + config.sign_weight * torch.relu(-correlation)).mean()
+    return (loss + config.sign_weight * (-correlation).clamp(min=0)).mean()
 
 
-def time_first_steps(config_path: Path, size: int, cache: Path) -> None:
-    """Print the time to the first step of two processes of which the second finds the cache."""
-    results = []
-    for name in ("first start, fills the cache", "second start, from the cache"):
-        command = ["-m", "tests.benchmarks.first_step", str(cache), str(config_path), str(size)]
-        start = time.time()
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True
-        )
-        result = json.loads(done.stdout.splitlines()[-1])
-        results.append((result["finished"] - start, result["first_step"]))
-        print(
-            f"{name:<28} {results[-1][0]:.1f} s from process start to the end of the first step, "
-            f"first step alone {results[-1][1]:.1f} s",
-            flush=True,
-        )
-    if len(list(cache.iterdir())) != 1:
-        sys.exit("the sources changed between the two starts: this compares nothing")
-    whole, alone = (first / second for first, second in zip(*results, strict=True))
-    print(
-        f"the cache makes it {whole:.2f} times faster (goal {CACHE_GOAL}: "
-        f"{verdict(whole >= CACHE_GOAL)}), the first step alone {alone:.2f} times; {load()}"
-    )
+def make_pytorch(config_path: Path, kind: str) -> Run:
+    """A step in one of PyTorch's ways, on a network of drawn weights."""
+    import torch
 
+    from tests.references import TorchMidas, randomize
 
-def torch_step(
-    reference: TorchMidas, batch: tuple[np.ndarray, ...], config: Config, rates: tuple[float, float]
-) -> Callable[[], Tensor]:
-    """PyTorch's step as a function that returns its loss."""
-    groups = [
-        {"params": reference.pretrained.parameters(), "lr": rates[0]},
-        {"params": reference.scratch.parameters(), "lr": rates[1]},
-    ]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
-    image, disparity, mask = (torch.from_numpy(values) for values in batch)
-
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        loss = torch_loss(reference(image), disparity, mask, config)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step
-
-
-def compare(name: str, ours: float, theirs: float, tolerance: float) -> None:
-    """Print both values; end the program if they differ."""
-    difference = abs(ours - theirs) / abs(theirs)
-    print(f"{name}: MindSpore {ours:.7g}, PyTorch {theirs:.7g}, {difference:.1e} apart")
-    if not difference <= tolerance:
-        sys.exit(f"the {name} differs by more than {tolerance}: this compares nothing")
-
-
-def time_steps(config_path: Path, size: int, runs: int) -> None:
-    """Print the times of a step of both, taken in turn."""
-    # PyTorch's oneDNN reads its environment at its first convolution. It comes before
-    # `runtime.start` sets ONEDNN_MAX_CPU_ISA, which MindSpore needs and which slows PyTorch down.
-    torch.conv2d(torch.ones(1, 8, 8, 8), torch.ones(8, 8, 3, 3))
-    if "ONEDNN_MAX_CPU_ISA" in os.environ:
-        print("ONEDNN_MAX_CPU_ISA is set in the environment: it may slow PyTorch down")
-    runtime.start("CPU")
     config = load_config(["--config_path", str(config_path)])
     reference = TorchMidas(**config.network()).train()
     randomize(reference, seed=0)
-    network = MidasNet(**config.network())
-    copy_torch_weights(reference, network)
-    batch = bare_step.make_batch(1, size, size)
-    rates = (bare_step.BACKBONE_LR, bare_step.DECODER_LR)
-    run_torch = torch_step(reference, batch, config, rates)
-    step = bare_step.make_step(config, network)
-    tensors = tuple(ms.Tensor(values) for values in batch)
-    outputs = StepOutputs.read(step(*tensors).asnumpy().tolist())
-    compare("loss", outputs.loss, float(run_torch()), LOSS_TOLERANCE)
-    norms = [part.grad.norm() for part in reference.parameters() if part.grad is not None]
-    norm = float(torch.stack(norms).norm())
-    compare("gradient norm", outputs.gradient_norm, norm, NORM_TOLERANCE)
+    layout = torch.channels_last if kind == CHANNELS_LAST else torch.contiguous_format
+    reference = reference.to(memory_format=layout)
+    compute = torch.compile(reference) if kind == COMPILED else reference
+    groups = [
+        {"params": reference.pretrained.parameters(), "lr": bare_step.BACKBONE_LR},
+        {"params": reference.scratch.parameters(), "lr": bare_step.DECODER_LR},
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999))
+    made: dict[Shape, tuple[Tensor, ...]] = {}
 
-    pairs = [(seconds(lambda: step(*tensors).asnumpy()), seconds(run_torch)) for _ in range(runs)]
-    for name, times in zip(("MindSpore", "PyTorch"), zip(*pairs, strict=True), strict=True):
-        print(f"{name:<10} {spread(times, 's')}")
-    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    print(
-        f"MindSpore / PyTorch {ratio:.2f} (median of {runs} pairs; goal {RATIO_GOAL}: "
-        f"{verdict(ratio <= RATIO_GOAL)}); PyTorch {torch.__version__}, {load()}"
-    )
+    def run(shape: Shape) -> dict[str, float]:
+        is_first = shape not in made
+        if is_first:
+            batch = bare_step.make_batch(shape.batch, shape.size, shape.size)
+            made[shape] = tuple(map(torch.from_numpy, batch))
+        image, disparity, mask = made[shape]
+        optimizer.zero_grad()
+        prediction = compute(image.contiguous(memory_format=layout))
+        loss = torch_loss(prediction, disparity, mask, config)
+        loss.backward()
+        told = {"loss": loss.item()}
+        if is_first:
+            norms = [part.grad.norm() for part in reference.parameters() if part.grad is not None]
+            told["gradient norm"] = float(torch.stack(norms).norm())
+        optimizer.step()
+        return told
+
+    return run
+
+
+def make_mindspore(config_path: Path, weights: str) -> Run:
+    """The project's step, with the weights of `make_pytorch`; or, for measuring memory without
+    PyTorch in it, those that the network draws itself.
+
+    Args:
+        config_path: of the network and its loss.
+        weights: `same` or `own`.
+    """
+    from src import runtime
+
+    runtime.start("CPU")
+
+    import mindspore as ms
+
+    from src.midas_net import MidasNet
+    from src.train_step import StepOutputs
+
+    config = load_config(["--config_path", str(config_path)])
+    network = MidasNet(**config.network())
+    if weights == "same":
+        _copy_weights(config.network(), network)
+    step = bare_step.make_step(config, network)
+    made: dict[Shape, tuple[ms.Tensor, ...]] = {}
+
+    def run(shape: Shape) -> dict[str, float]:
+        if shape not in made:
+            batch = bare_step.make_batch(shape.batch, shape.size, shape.size)
+            made[shape] = tuple(map(ms.Tensor, batch))
+        outputs = StepOutputs.read(step(*made[shape]).asnumpy().tolist())
+        return {"loss": outputs.loss, "gradient norm": outputs.gradient_norm}
+
+    return run
+
+
+def _copy_weights(arguments: Mapping[str, Any], network: Any) -> None:
+    from tests.references import TorchMidas, randomize
+    from tests.weights import copy_torch_weights
+
+    reference = TorchMidas(**arguments)
+    randomize(reference, seed=0)
+    copy_torch_weights(reference, network)
+
+
+def compare(outcomes: Mapping[str, Outcome], shape: Shape) -> dict[str, dict[str, float]]:
+    """Relative differences of every contender's first step to that of PyTorch eager; those that
+    differ too much have their times taken away."""
+    expected, differences = outcomes[EAGER].outputs.get(shape, {}), {}
+    for name, outcome in outcomes.items():
+        if name == EAGER or shape not in outcome.outputs:
+            continue
+        found = {
+            what: abs(outcome.outputs[shape][what] - value) / abs(value)
+            for what, value in expected.items()
+        }
+        differences[name] = {what: float(f"{value:.2g}") for what, value in found.items()}
+        if not all(value <= TOLERANCES[what] for what, value in found.items()):
+            outcome.problem = f"differs from PyTorch's step by {differences[name]}"
+            outcome.seconds.clear()
+    return differences
+
+
+def figures(quick: bool = False, runs: int = 7, size: int = 0) -> dict[str, Any]:
+    """Seconds of every step by contender, relative differences, problems.
+
+    Args:
+        quick: the quickstart's network at a small size.
+        runs: counted steps.
+        size: in pixels; 0: 384, quick: 96.
+    """
+    config_path = ROOT / ("scripts/quickstart.yaml" if quick else "config.yaml")
+    shape = Shape(1, size or (96 if quick else 384))
+    contenders: dict[str, Make] = {
+        MINDSPORE: functools.partial(make_mindspore, config_path, "same"),
+        **{name: functools.partial(make_pytorch, config_path, name) for name in THEIRS},
+    }
+    outcomes = take_turns(contenders, {shape: runs})
+    differences = compare(outcomes, shape)
+    return {"network": config_path.name, **seconds_by_shape(outcomes), "differences": differences}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="quickstart's network, to try this")
-    parser.add_argument("--size", type=int, default=384, help="height and width in pixels")
-    parser.add_argument("--runs", type=int, default=7, help="counted runs of each")
-    options = parser.parse_args()
-    name = "scripts/quickstart.yaml" if options.small else "config.yaml"
-    print(f"{load()}; network of {name}, batch 1, {options.size}x{options.size}", flush=True)
-    with tempfile.TemporaryDirectory() as cache:
-        time_first_steps(ROOT / name, options.size, Path(cache))
-    time_steps(ROOT / name, options.size, options.runs)
+    options = parse(__doc__)
+    print_section("train_step", figures(options.quick, options.runs, options.size))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,17 @@ def test_an_image_is_resized_bicubically_in_floats():
     assert resized.min() < 0 or resized.max() > 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (9, 7), (20, 30)])
+def test_pixels_are_resized_bicubically_to_the_nearest_grey_value(height, width):
+    image = random_image(20, 30)
+    exact = cv2.resize(image.astype(np.float64), (width, height), interpolation=cv2.INTER_CUBIC)
+    resized = transforms.resize_pixels(image, height, width)
+    assert resized.dtype == np.uint8
+    off = np.abs(resized - exact.clip(0, 255))
+    assert off.max() <= 1
+    assert (off <= 0.5).mean() > 0.97
+
+
 def test_an_image_of_the_right_size_keeps_its_values():
     image = random_image(8, 12)
     np.testing.assert_allclose(
@@ -127,6 +138,54 @@ def test_normalisation_by_hand():
     np.testing.assert_allclose(
         normalized[:, 0, 0], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], 1e-5
     )
+
+
+@pytest.mark.parametrize("columns", [1, -1])
+def test_every_grey_value_is_normalised_as_in_floats(columns):
+    image = np.stack([np.roll(np.arange(256, dtype=np.uint8), 7 * c) for c in range(3)], axis=-1)
+    image = image.reshape(8, 32, 3)[:, ::columns]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    out = np.full((3, 8, 32), np.nan, np.float32)
+    transforms.normalize_pixels(image, transforms.normalization_table(mean, std), out)
+    expected = (image / 255.0 - mean) / std
+    np.testing.assert_allclose(out, expected.transpose(2, 0, 1), rtol=0, atol=1e-6)
+    assert np.array_equal(out, transforms.normalize(image / np.float32(255), mean, std))
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "shrink"),
+    [
+        ((384, 384), (384, 384), 1),
+        ((767, 900), (384, 384), 1),
+        ((768, 768), (384, 384), 2),
+        ((769, 1535), (384, 384), 2),
+        ((1536, 1536), (384, 384), 4),
+        ((3072, 9999), (384, 384), 8),
+        ((99999, 99999), (384, 384), 8),
+        ((192, 500), (96, 128), 2),
+        ((500, 255), (96, 128), 1),
+    ],
+)
+def test_an_image_is_shrunk_as_far_as_the_crop_keeps_the_size(box, size, shrink):
+    assert Crop(5, 6, *box).shrink_for(*size) == shrink
+
+
+def test_a_snapped_crop_by_hand():
+    box = Crop(13, 16, 101, 48)
+    assert box.snapped(1) == box
+    assert box.snapped(4) == Crop(12, 16, 100, 48)
+    assert box.snapped(4).shrunk(4) == Crop(3, 4, 25, 12)
+    assert box.snapped(8) == Crop(8, 16, 96, 48)
+
+
+def test_a_scaled_crop_by_hand():
+    box = Crop(10, 20, 30, 41)
+    assert box.scaled((100, 100), (100, 100)) == box
+    assert box.scaled((100, 100), (50, 50)) == Crop(5, 10, 15, 20)  # 61 / 2 goes to the even 30
+    assert box.scaled((100, 100), (10, 20)) == Crop(1, 4, 3, 8)
+    assert Crop(0, 0, 301, 403).scaled((301, 403), (54, 72)) == Crop(0, 0, 54, 72)
+    assert Crop(99, 99, 1, 1).scaled((100, 100), (10, 10)) == Crop(9, 9, 1, 1)
+    assert Crop(50, 50, 1, 1).scaled((100, 100), (2, 2)) == Crop(1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("aspect", [None, 1.0, 4 / 3, 0.4, 3.5])

@@ -1,0 +1,302 @@
+"""Building and verifying the cache of src/data/cache.py: the program `python -m src.data.cache`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from src.ahead import pipelined
+from src.config import build_config, parse_flags
+from src.data import transforms
+from src.data.cache import (
+    INDEX,
+    META,
+    RECORD,
+    UNREADABLE,
+    DatasetCache,
+    InvalidCacheError,
+    Settings,
+    Shard,
+    aligned,
+    facts_of,
+    fingerprint,
+)
+from src.data.mixdata import Pair, by_dataset, find_pairs
+from src.data.pairs import open_pair
+from src.data.transforms import Crop
+from src.errors import Parser, UserError
+from src.image_io import image_size
+from src.locks import exclusive
+from src.runlog import progress_bar
+
+LOG = logging.getLogger("midas")
+SHARD_BYTES = 2**30
+_UNFINISHED = ".unfinished-"  # begins the names of folders that are being built
+_CHUNK = 2**24  # bytes that are read at once to verify them
+# Photograph and target of a record, and the photograph's (height, width) before it was resized.
+_Arrays = tuple[np.ndarray, np.ndarray, tuple[int, int]]
+
+
+def build(pairs: list[Pair], settings: Settings, threads: int, skip_bad: bool = False) -> None:
+    """Build the cache of each dataset that has no valid one.
+
+    A dataset's folder is renamed into its place when it is whole. One that was valid for something
+    else is removed before.
+
+    Args:
+        threads: that read and resize.
+        skip_bad: an unreadable pair gets no record, and a training reads it from its files, in
+            vain; otherwise it is an error.
+
+    Raises:
+        UserError: an unreadable pair, too little space, or a folder that cannot be written.
+    """
+    with (
+        _writing(settings.root),
+        exclusive(
+            settings.root, f"data_cache: another program builds {settings.root}; wait for it"
+        ),
+    ):
+        for left in settings.root.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left)
+        for name, indices in by_dataset(pairs).items():
+            members = [pairs[index] for index in indices]
+            if reason := _invalid(members, settings):
+                LOG.info("%s: %s", name, reason)
+                _build_dataset(members, settings, threads, skip_bad)
+            else:
+                LOG.info("%s: %d images, up to date", name, len(members))
+
+
+def verify(pairs: list[Pair], settings: Settings) -> None:
+    """Compare all bytes of the datasets' caches with their checksums.
+
+    Raises:
+        UserError: one is invalid, or a file has changed; names it.
+    """
+    for name, indices in by_dataset(pairs).items():
+        members = [pairs[index] for index in indices]
+        dataset = DatasetCache(settings.root / name, members[0].source, settings)
+        dataset.rows(members)
+        total = sum(shard.bytes for shard in dataset.shards)
+        with progress_bar(total=total, desc=name, unit="B", unit_scale=True) as bar:
+            for number, shard in enumerate(dataset.shards):
+                if _checksum(dataset.path(number), bar.update) != shard.sha256:
+                    wrong = dataset.path(number)
+                    raise dataset.error(f"holds {wrong} with a wrong checksum; remove {wrong}")
+        LOG.info("%s: %d images, %.2f GB, as they were written", name, len(members), total / 1e9)
+
+
+def _checksum(path: Path, advance: Callable[[int], object]) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            found.update(data)
+            advance(len(data))
+    return found.hexdigest()
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Make the folder; an error of the file system names it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"data_cache: {root} cannot be written ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _invalid(pairs: list[Pair], settings: Settings) -> str:
+    """Why a dataset's cache has to be built, or ''."""
+    source = pairs[0].source
+    try:
+        DatasetCache(settings.root / source.name, source, settings).rows(pairs)
+    except InvalidCacheError as error:
+        return f"{settings.root} {error.problem}"
+    return ""
+
+
+def _build_dataset(pairs: list[Pair], settings: Settings, threads: int, skip_bad: bool) -> None:
+    source = pairs[0].source
+    target = settings.root / source.name
+    if target.exists():
+        shutil.rmtree(target)
+    _require_space(pairs, settings, threads)
+    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=settings.root))
+    try:
+        with _Writer(folder) as writer:
+            _write_records(pairs, settings, threads, skip_bad, writer)
+        index = io.BytesIO()
+        np.save(index, np.array(writer.records, RECORD))
+        (folder / INDEX).write_bytes(index.getvalue())
+        meta = {
+            "facts": facts_of(source, settings),
+            "index": hashlib.sha256(index.getvalue()).hexdigest(),
+            "shards": [shard._asdict() for shard in writer.shards],
+        }
+        (folder / META).write_text(json.dumps(meta, indent=1))
+        folder.chmod(0o755)  # mkdtemp's are for nobody else
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_space(pairs: list[Pair], settings: Settings, threads: int) -> None:
+    """Say how much space the cache of a dataset takes, and raise if there is less.
+
+    The target's type is that of the first readable pair; those of a dataset are alike.
+    """
+    readable = (pair for pair in pairs if _pixels(pair, settings))
+    first = next(readable, pairs[0])
+    values = 4 if first.mask is not None else open_pair(first).raw.itemsize
+    with ThreadPoolExecutor(threads) as pool:
+        sizes = pool.map(lambda pair: _pixels(pair, settings), pairs)
+        needed = sum(progress_bar(sizes, total=len(pairs), desc="headers")) * (3 + values)
+    free = shutil.disk_usage(settings.root).free
+    name, root = first.source.name, settings.root
+    LOG.info("%s: %d images, %.2f GB in %s", name, len(pairs), needed / 1e9, root)
+    if needed > free:
+        raise UserError(
+            f"data_cache: {name} takes {needed / 1e9:.2f} GB, but {root} has {free / 1e9:.2f} GB "
+            "left; free some, or choose another folder or a smaller cache_margin"
+        )
+
+
+def _pixels(pair: Pair, settings: Settings) -> int:
+    """Of a cached photograph, from the header of its file; 0 if that is unreadable."""
+    try:
+        height, width = settings.size_of(*image_size(pair.image))
+    except UserError:
+        return 0
+    return height * width
+
+
+def _write_records(
+    pairs: list[Pair], settings: Settings, threads: int, skip_bad: bool, writer: _Writer
+) -> None:
+    def read(index: int) -> tuple[tuple[int, int], _Arrays | None]:
+        key = fingerprint(pairs[index])  # before its files are read: a later change shows
+        try:
+            return key, _resized(pairs[index], settings)
+        except UserError as error:
+            if not skip_bad:
+                raise
+            LOG.warning("left out: %s", error)
+            return key, None
+
+    def write(items: Sequence[tuple[tuple[int, int], _Arrays | None]]) -> list[None]:
+        return [writer.add(*item) for item in items]
+
+    batches = [(index,) for index in range(len(pairs))]
+    done = pipelined(batches, read, write, lambda item, output: output, threads)
+    for _ in progress_bar(done, total=len(pairs), desc=pairs[0].source.name):
+        pass
+
+
+def _resized(pair: Pair, settings: Settings) -> _Arrays:
+    """Photograph uint8 [H, W, 3] and target [H, W] of a record, and the size of the file's.
+
+    The photograph is decoded at 1/2, 1/4 or 1/8 where that is large enough, and resized as a sample
+    is; the target takes the nearest values. Where there is a mask, unknown values become NaN.
+    """
+    opened = open_pair(pair)
+    photo, raw = opened.photo, opened.raw
+    if opened.mask is not None:
+        raw = np.where(opened.mask != 0, raw.astype(np.float32), np.float32(np.nan))
+    original = photo.height, photo.width
+    size = settings.size_of(*original)
+    whole = Crop(0, 0, photo.height, photo.width)
+    shrink = whole.shrink_for(*size)
+    if not photo.can_shrink(shrink):
+        shrink = 1
+    box = whole.snapped(shrink)
+    pixels = transforms.crop(photo.pixels(shrink), box.shrunk(shrink))
+    target = transforms.resize_nearest(transforms.crop(raw, box), *size)
+    return transforms.resize_pixels(pixels, *size), target, original
+
+
+class _Writer:
+    """Writes the records of a dataset into shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shards: list[Shard] = []
+        self.records: list[tuple] = []
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def add(self, key: tuple[int, int], arrays: _Arrays | None) -> None:
+        """Write the record of the pair with this fingerprint, None where it has none."""
+        if arrays is None:
+            self.records.append((key, UNREADABLE, 0, 0, 0, (0, 0), b""))
+            return
+        image, target, original = arrays
+        size = aligned(image.nbytes) + aligned(target.nbytes)
+        if self._file is None or self._file.tell() + size > SHARD_BYTES:
+            self._close()
+            self._file = (self.folder / f"shard-{len(self.shards)}.bin").open("wb")
+            self._hash = hashlib.sha256()
+        offset = self._file.tell()
+        for array in (image, target):
+            data = np.ascontiguousarray(array).tobytes()
+            data += bytes(aligned(len(data)) - len(data))
+            self._file.write(data)
+            self._hash.update(data)
+        kind = target.dtype.str[1:].encode()
+        self.records.append((key, len(self.shards), offset, *target.shape, original, kind))
+
+    def _close(self) -> None:
+        """End a shard; its bytes are on the disk then."""
+        if self._file is None:
+            return
+        with self._file as file:
+            file.flush()
+            os.fsync(file.fileno())
+            self.shards.append(Shard(file.tell(), self._hash.hexdigest()))
+        self._file = None
+
+
+def main() -> None:
+    """The program.
+
+    Raises:
+        UserError: a wrong configuration, or as `build` and `verify`.
+    """
+    parser = Parser(
+        prog="python -m src.data.cache",
+        usage="%(prog)s [--verify] [--key value ...]",
+        description="Build the cache of the datasets that midas_train.py trains on.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--verify", action="store_true", help="compare a cache with its checksums")
+    flags = parse_flags(parser)
+    only_verify = flags.pop("verify")
+    config = build_config(flags)
+    if not config.data_cache:
+        raise UserError("data_cache: empty; set it to the folder for the cache")
+    settings = Settings.of(config)
+    pairs = find_pairs(config.train_data_dir, config.mixdata)
+    if only_verify:
+        verify(pairs, settings)
+    else:
+        threads = config.num_parallel_workers
+        build(pairs, settings, threads, config.on_bad_sample == "skip")

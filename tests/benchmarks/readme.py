@@ -1,0 +1,58 @@
+"""Write the README's performance section from the figures of a benchmark.
+
+    python -m tests.benchmarks.readme [output/benchmarks/benchmarks.json]
+
+Without a file, from docs/performance.json; a file that is given replaces that one. The section lies
+between the comments `<!-- performance: begin -->` and `<!-- performance: end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from src.errors import Parser, UserError, run_program
+from src.image_io import write_bytes
+from tests.benchmarks import report
+from tests.benchmarks.blocks import replaced
+from tests.benchmarks.sections import SECTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ROOT / "docs" / "performance.json"
+README = ROOT / "README.md"
+PART = "performance"
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """The results of a file that the README may show.
+
+    Raises:
+        UserError: not results, of small sizes, or with sections that failed or are missing.
+    """
+    results = report.read(file)
+    if results["quick"]:
+        raise UserError(f"{file}: measured with --quick, which says nothing; measure without")
+    missing = [name for name in SECTIONS if "figures" not in results["sections"].get(name, {})]
+    if missing:
+        raise UserError(
+            f"{file}: without {missing[0]}; run: python -m tests.benchmarks --only "
+            f"{','.join(missing)}, and give the file that it writes"
+        )
+    return results
+
+
+def main() -> None:
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, nargs="?", default=FIGURES, help=argparse.SUPPRESS)
+    file = parser.parse_args().file
+    results = kept(file)
+    text = replaced(README, {PART: report.page(results)})
+    if file != FIGURES:
+        write_bytes(FIGURES, (json.dumps(results, indent=1) + "\n").encode())
+    write_bytes(README, text.encode())
+
+
+if __name__ == "__main__":
+    run_program(main)
