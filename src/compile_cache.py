@@ -97,7 +97,9 @@ class GraphStore:
     def __init__(self, root: Path | None, facts: Mapping[str, Any]) -> None:
         # MindSpore takes graphs only in the program that compiled them, and needs its file.
         program = Path(sys.argv[0]).resolve()
-        is_kept = root and program.is_file()
+        # Under msrun it names its files otherwise; on other devices it has caches of their own.
+        is_known = "MS_ROLE" not in os.environ and ms.get_context("device_target") == "CPU"
+        is_kept = root and program.is_file() and is_known
         self.root = root / _key({**facts, "program": str(program)}) if is_kept else None
 
     @contextmanager
@@ -136,8 +138,7 @@ class GraphStore:
             if GraphStore._folder is None:
                 GraphStore._folder = tempfile.TemporaryDirectory(prefix="graphs-")
                 CompileCache.used = True
-            rank, _ = runtime.rank_and_size()
-            place = Path(GraphStore._folder.name, f"rank_{rank}", "graph_cache")
+            place = Path(GraphStore._folder.name, "rank_0", "graph_cache")
             place.mkdir(parents=True, exist_ok=True)
             graph = place / f"compile_cache_{len(list(place.glob('*.mindir')))}.mindir"
             # MindSpore looks for this once: without, it compiles all of the process anew.
@@ -157,10 +158,9 @@ class GraphStore:
             self.root.mkdir(parents=True, exist_ok=True)
             write_bytes(self.root / _DIGEST, graph.with_name(_DIGEST).read_bytes())
             write_bytes(self._stored(name), graph.read_bytes())
-        except OSError as error:
-            LOG.warning("compile_cache: %s cannot be written (%s)", self.root, error.strerror)
-        except UserError as error:
-            LOG.warning("compile_cache: %s", error)
+        except (OSError, UserError) as error:
+            LOG.warning("compile_cache: graphs are not kept (%s)", error)
+            self.root = None
 
 
 def _key(facts: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ ONEDNN_MAX_CPU_ISA at its first convolution. One that the user has set is left a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -68,22 +70,38 @@ def unlimited() -> Iterator[None]:
 
 def cache_file() -> Path:
     """Where measurements are kept, of all machines that share the home folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # nobody knows of a home folder
+        root = tempfile.gettempdir()
     return Path(root) / "midas" / "cpu_kernels.json"
 
 
 def _fastest() -> str:
     """AVX2 or nothing: what was measured here, now or earlier."""
-    key, known = _machine(), _read()
-    if key not in known:
-        seconds = {held_to: _measured(held_to) for held_to in (HELD_TO, "")}
-        if not math.isfinite(min(seconds.values())):
-            LOG.warning("CPU kernels: could not be measured; %s=%s", LIMIT, HELD_TO)
-            return HELD_TO  # right on every machine that was seen so far
-        known[key] = {"seconds": seconds, "fastest": min(seconds, key=seconds.get)}
-        _tell(known[key])
-        _keep(known)
-    return known[key]["fastest"]
+    key = _machine()
+    with _alone():
+        known = _read()
+        if known.get(key) not in (HELD_TO, ""):
+            seconds = {held_to: _measured(held_to) for held_to in (HELD_TO, "")}
+            if not math.isfinite(min(seconds.values())):
+                LOG.warning("CPU kernels: could not be measured; %s=%s", LIMIT, HELD_TO)
+                return HELD_TO  # right on every machine that was seen so far
+            known[key] = min(seconds, key=seconds.get)
+            _tell(seconds, known[key])
+            _keep(known)
+    return known[key]
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Of processes that start together, one measures and the others wait for what it found."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            cache_file().parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(cache_file().with_suffix(".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _machine() -> str:
@@ -109,9 +127,9 @@ def _measured(held_to: str) -> float:
         return math.inf
 
 
-def _tell(found: dict) -> None:
-    held, free = (f"{found['seconds'][key] * 1e3:.1f} ms" for key in (HELD_TO, ""))
-    choice = f"{LIMIT}={HELD_TO}" if found["fastest"] else f"{LIMIT} not set"
+def _tell(seconds: dict[str, float], fastest: str) -> None:
+    held, free = (f"{seconds[key] * 1e3:.1f} ms" for key in (HELD_TO, ""))
+    choice = f"{LIMIT}={HELD_TO}" if fastest else f"{LIMIT} not set"
     LOG.info(
         "CPU kernels: a 3x3 convolution takes %s held to %s, %s otherwise; %s (measured once, kept "
         "in %s)",
@@ -119,7 +137,8 @@ def _tell(found: dict) -> None:
     )
 
 
-def _read() -> dict:
+def _read() -> dict[str, str]:
+    """By machine: what its processes are held to, AVX2 or nothing."""
     try:
         known = json.loads(cache_file().read_bytes())
     except (OSError, ValueError):  # none yet, or damaged
@@ -127,7 +146,7 @@ def _read() -> dict:
     return known if isinstance(known, dict) else {}
 
 
-def _keep(known: dict) -> None:
+def _keep(known: dict[str, str]) -> None:
     try:
         cache_file().parent.mkdir(parents=True, exist_ok=True)
         write_bytes(cache_file(), json.dumps(known, indent=1).encode())

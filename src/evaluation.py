@@ -52,9 +52,11 @@ class FromNetwork:
 
     @property
     def _runtime(self) -> dict[str, str]:
-        """What computes an .onnx: its precision is a choice, and changes the errors."""
-        is_onnx = self.predictor.path.suffix == ".onnx"
-        return {"runtime": self.predictor.runtime} if is_onnx else {}
+        """What changes the last digits: what computes an .onnx, and in which precision; of a
+        checkpoint, whether its batch norm is folded."""
+        if self.predictor.path.suffix == ".onnx":
+            return {"runtime": self.predictor.runtime}
+        return {"batch_norm": "folded"} if self.predictor.fold_bn else {}
 
     def settings(self, benchmark: Benchmark) -> dict[str, Any]:
         """The weights by their hash, the network's size and normalisation, and, of an .onnx, what

@@ -212,12 +212,16 @@ def _in_order(reports: Iterable[_Report], count: Callable[[], object]) -> Iterat
     each that comes in."""
     waiting: dict[int, _Report] = {}
     following = 0
-    for report in reports:
-        count()
-        waiting[report.index] = report
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1
+    try:
+        for report in reports:
+            count()
+            waiting[report.index] = report
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+    except (UserError, KeyboardInterrupt):  # what is known of later images is told as well
+        yield from (waiting[index] for index in sorted(waiting))
+        raise
 
 
 def _list_images(folder: Path) -> list[Path]:

@@ -7,8 +7,8 @@ for each gradient of a 384x384 image. The forward one unrolls block by block. So
 
 - the gradient of the input is a forward convolution of the output's gradient, with the kernel
   mirrored and its channels swapped;
-- the gradient of the weights unrolls the output's gradient, which has no more channels than the
-  input, in the place of the input: the same sum with the mirrored offset.
+- the gradient of the weights unrolls the output's gradient, which in the decoder has no more
+  channels than the input, in the place of the input: the same sum with the mirrored offset.
 
 Both are the same sums of the same products in another order.
 """
@@ -29,10 +29,16 @@ class LeanConv2d(nn.Conv2d):
 
     Arguments, parameters and results are those of nn.Conv2d; only on a CPU is there a difference
     at all.
+
+    Raises:
+        ValueError: another kernel, stride, padding, dilation or groups.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        found = (self.kernel_size, self.stride, self.padding, self.dilation, self.group)
+        if found != ((_KERNEL, _KERNEL), (1, 1), 1, (1, 1), 1):
+            raise ValueError(f"expected 3x3, stride 1, padding 1, no groups; got {found}")
         if ms.get_context("device_target") == "CPU":
             self.conv2d = _Convolve(self.conv2d, self.in_channels, self.out_channels)
 

@@ -57,6 +57,9 @@ class Predictor:
         fold_bn: fold the batch normalisation of a .ckpt into the convolutions, which changes its
             predictions by rounding alone.
 
+    Attributes:
+        fold_bn: whether batch normalisation was folded here.
+
     Raises:
         UserError: the file is missing, damaged, of another kind, or of another network; or the
             runtime is not installed, or does not compute in this precision here.
@@ -76,6 +79,7 @@ class Predictor:
         self.mean, self.std = tuple(mean), tuple(std)
         self._seen: set[tuple[int, ...]] = set()
         self.path = Path(weights)
+        self.fold_bn = fold_bn and self.path.suffix == ".ckpt"
         if needs_mindspore(weights):
             self.network = _mindspore_network(weights, network, compile_cache, fold_bn)
         else:

@@ -43,7 +43,7 @@ def start(
             wants it.
     """
     _check_launch(run_distribute)
-    if device_target == "CPU":
+    if device_target == "CPU" and not is_scheduler():
         cpu_kernels.choose()
     if is_scheduler():
         device_target = "CPU"  # it computes nothing
@@ -139,6 +139,14 @@ def broadcast_text(text: str) -> str:
     data = text.encode()
     codes[: len(data)] = np.frombuffer(data, np.uint8)
     return broadcast(codes).astype(np.uint8).tobytes().rstrip(b"\0").decode()
+
+
+def opencv_threads_off() -> None:
+    """Let every call of OpenCV in this process use one thread: where calls themselves come from
+    several threads, more only get into each other's way."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def cache_graphs(folder: Path | None) -> None:

@@ -40,6 +40,7 @@ class StandIn:
 
     fixed_size_text = ""
     fixed_batch: int | None = None
+    fold_bn = False
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(

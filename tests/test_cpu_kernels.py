@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,8 +78,10 @@ def test_another_processor_or_mindspore_is_measured_anew(environment, timed, mon
     assert len(json.loads(cpu_kernels.cache_file().read_bytes())) == 3  # earlier ones are kept
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"foreign"])
 def test_a_damaged_file_is_measured_anew(environment, timed, content):
+    if content == b"foreign":
+        content = json.dumps({cpu_kernels._machine(): {"seconds": {}}}).encode()
     cpu_kernels.cache_file().parent.mkdir(parents=True)
     cpu_kernels.cache_file().write_bytes(content)
     cpu_kernels.choose()
@@ -91,6 +94,57 @@ def test_where_nothing_can_be_kept_it_goes_on(environment, timed, caplog, tmp_pa
     cpu_kernels.choose()
     assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert any("not kept" in message for message in caplog.messages)
+
+
+def test_without_a_home_folder_it_is_kept_among_temporary_files(environment, timed, monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    kept = cpu_kernels.cache_file().parents[1]
+    monkeypatch.setattr(cpu_kernels.tempfile, "gettempdir", lambda: str(kept))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    cpu_kernels.choose()
+    assert json.loads((kept / "midas" / "cpu_kernels.json").read_bytes())
+
+
+def test_processes_that_start_together_measure_once(environment, timed, monkeypatch):
+    """The second waits until the first has kept what it found."""
+    measured, second = cpu_kernels._measured, []
+
+    def slowly(held_to: str) -> float:
+        if not second:
+            second.append(threading.Thread(target=cpu_kernels._fastest))
+            second[0].start()
+            second[0].join(0.2)
+            assert second[0].is_alive()
+        return measured(held_to)
+
+    monkeypatch.setattr(cpu_kernels, "_measured", slowly)
+    cpu_kernels.choose()
+    second[0].join()
+    assert timed[1] == ["AVX2", ""]
+
+
+@pytest.mark.parametrize(
+    ("device", "role"), [("GPU", None), ("Ascend", None), ("CPU", "MS_SCHED"), ("GPU", "MS_SCHED")]
+)
+def test_other_devices_and_the_scheduler_need_no_choice(
+    environment, timed, monkeypatch, device, role
+):
+    class StopError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StopError
+
+    if role:
+        monkeypatch.setenv("MS_ROLE", role)
+    monkeypatch.setattr(runtime, "_import_mindspore", stop)
+    with pytest.raises(StopError):
+        runtime.start(device, run_distribute=role is not None)
+    assert timed[1] == []
+    assert "ONEDNN_MAX_CPU_ISA" not in environment
 
 
 def test_a_measurement_that_fails_is_not_kept(environment, timed, caplog):

@@ -84,16 +84,27 @@ def test_mixed_precision_is_that_of_mindspores_own(level):
         gradient = Gradient(with_weights(kind, weight, bias))
         mixed_precision(gradient.layer, level)
         results.append(gradient(ms.Tensor(x)))
-    for own, lean in zip(*results, strict=True):
+    exact = Gradient(with_weights(LeanConv2d, weight, bias))(ms.Tensor(x))
+    for own, lean, full in zip(*results, exact, strict=True):
         assert lean.dtype == own.dtype == ms.float32
-        own, lean = own.asnumpy(), lean.asnumpy()
+        own, lean, full = own.asnumpy(), lean.asnumpy(), full.asnumpy()
         assert np.abs(lean - own).max() <= 2e-3 * np.abs(own).max()  # float16 has 11 bits
+        assert np.abs(lean - full).max() > 1e-5 * np.abs(full).max()  # float32 has 24
 
 
 def test_only_dense_3x3_convolutions_of_stride_1_are_lean():
     assert isinstance(conv(4, 4, 3), LeanConv2d)
     for other in (conv(4, 4, 1), conv(4, 4, 3, stride=2), conv(4, 4, 3, group=2), conv(3, 4, 7)):
         assert not isinstance(other, LeanConv2d)
+
+
+@pytest.mark.parametrize(
+    "change", [{"kernel_size": 5}, {"stride": 2}, {"padding": 0}, {"dilation": 2}, {"group": 2}]
+)
+def test_other_convolutions_are_refused(change):
+    arguments = {"kernel_size": 3, "pad_mode": "pad", "padding": 1} | change
+    with pytest.raises(ValueError, match="expected 3x3, stride 1, padding 1, no groups"):
+        LeanConv2d(4, 4, **arguments)
 
 
 def test_other_devices_keep_mindspores_own(monkeypatch):

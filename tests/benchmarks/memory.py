@@ -29,7 +29,7 @@ from tests.benchmarks.turns import Make, Run, Shape, take_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHED = "MindSpore, graph from the cache"  # as every start but the first
-SHAPES = (Shape(1, 384), Shape(2, 384), Shape(4, 384), Shape(1, 256), Shape(1, 320))
+SHAPES = (Shape(1, 384), Shape(2, 384), Shape(1, 256))
 QUICK_SHAPES = (Shape(1, 96), Shape(2, 96))
 
 
