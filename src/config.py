@@ -122,7 +122,8 @@ class Config(BaseModel):
     pareto_scope: Literal["all", "decoder", "last"]
     num_parallel_workers: Count
     data_cache: FilePath
-    cache_margin: Annotated[float, Field(ge=1)]
+    # From 2 on, some JPEGs would be decoded at half their size without the cache alone.
+    cache_margin: Annotated[float, Field(ge=1, le=1.9)]
     on_bad_sample: Literal["stop", "skip"]
     val_mixdata: Text
     val_share: Annotated[float, Field(ge=0, le=0.5)]

@@ -62,6 +62,7 @@ _UPRIGHT = {
 }
 
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
+_BACK = {6: 8, 8: 6}  # what undoes an orientation; the others undo themselves
 _PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # chunks that may hold an orientation
 
 PathLike = str | Path
@@ -102,13 +103,17 @@ class ImageFile:
         self._path = path
         self._data = _read_bytes(path)
         self._image, chunks = _open(path, self._data)
-        # Pillow decodes a whole PNG to learn what metadata it has.
-        decodes = upright and not chunks.isdisjoint(_PNG_METADATA)
-        if decodes:
-            _load(path, self._image)
-        self._plain_png = _plain_png(self._data, chunks) and not decodes
-        upright = upright and (decodes or self._image.format != "PNG")
-        orientation = _orientation(self._image) if upright else 1
+        png = self._image.format == "PNG"
+        told = not png or (upright and not chunks.isdisjoint(_PNG_METADATA))
+        if png and told:
+            _load(path, self._image)  # Pillow decodes all of it to learn what metadata it has
+        orientation = _orientation(self._image) if told else 1
+        self._plain_png = _plain_png(self._data, chunks) and not told
+        if self._image.format == "TIFF" and orientation != 1:
+            _load(path, self._image)  # Pillow turns it, and knows its size only then
+            orientation = 1 if upright else _BACK.get(orientation, orientation)
+        elif not upright:
+            orientation = 1
         self._transpose = _UPRIGHT.get(orientation)
         width, height = self._image.size
         self.height, self.width = (width, height) if orientation in _TURNED else (height, width)
@@ -150,6 +155,7 @@ class ImageFile:
             pixels = fast_decode.decode_png(self._data, height, width, colour=True)
         if pixels is None:
             if shrink > 1:
+                image, _ = _open(self._path, self._data)  # for it changes
                 image.draft(None, (width // shrink, height // shrink))
             pixels = _rgb(self._path, _load(self._path, image))
         if self._transpose is not None:
@@ -180,8 +186,24 @@ def image_size(path: PathLike, upright: bool = True) -> tuple[int, int]:
     _read_bytes(path, 1)  # its messages
     with _decoding(path), Image.open(path, formats=_PIL_FORMATS) as image:
         width, height = image.size
-        turned = upright and _orientation(image) in _TURNED
-    return (width, height) if turned else (height, width)
+        told = image.format != "PNG" or (upright and _has_metadata(path))
+        orientation = _orientation(image) if told else 1
+        turned_by_pillow = image.format == "TIFF" and orientation != 1
+    if turned_by_pillow:
+        file = ImageFile(path, upright)
+        return file.height, file.width
+    return (width, height) if upright and orientation in _TURNED else (height, width)
+
+
+def _has_metadata(path: PathLike) -> bool:
+    """Whether a PNG may hold an orientation; to look it up, Pillow decodes the pixels."""
+    with Path(path).open("rb") as file:
+        file.seek(len(_PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            if head[4:] in _PNG_METADATA:
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def write_image(path: PathLike, image: np.ndarray, quick: bool = False) -> None:
@@ -363,18 +385,13 @@ def read_target(path: PathLike, key: str = "") -> np.ndarray:
         key: the name of the map inside HDF5 files; others do not look at it.
 
     Returns:
-        float32 [H, W], any value, NaN and infinity included.
+        [H, W]: uint8 or uint16 of a PNG, as it has them; otherwise float32, any value, NaN and
+        infinity included.
 
     Raises:
         UserError: missing, damaged, not what its suffix says, no map of numbers, or an HDF5 file
             without `key`.
     """
-    values = read_target_values(path, key)
-    return values if values.dtype == np.float32 else values.astype(np.float32)
-
-
-def read_target_values(path: PathLike, key: str = "") -> np.ndarray:
-    """As `read_target`, but the values of a PNG stay as they are: uint8 or uint16 [H, W]."""
     suffix = Path(path).suffix.lower()
     if suffix in HDF5_SUFFIXES:
         return _read_hdf5(path, key)

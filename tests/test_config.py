@@ -425,9 +425,11 @@ def test_a_rate_that_would_rise_is_refused():
     load_config(["--no_backbone_params_lr", "1e-8"])  # without decay there is no end
 
 
-def test_the_cache_is_off_and_its_margin_never_below_the_input(tmp_path, monkeypatch):
+def test_the_cache_is_off_and_its_margin_from_the_input_to_below_its_double(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config([]).data_cache == ""
     assert load_config(["--data_cache", "c"]).data_cache == str(tmp_path / "c")
     assert load_config(["--cache_margin", "1"]).cache_margin == 1
+    assert load_config(["--cache_margin", "1.9"]).cache_margin == 1.9
     assert message("--cache_margin", "0.99").startswith("cache_margin: got 0.99")
+    assert message("--cache_margin", "1.91").startswith("cache_margin: got 1.91")

@@ -86,20 +86,48 @@ UPRIGHT = {
 }
 
 
+def turned(suffix: str, stored: np.ndarray, orientation: int) -> bytes:
+    """A file of these stored pixels with an orientation."""
+    if suffix == "png":
+        return file_formats.png(stored, extra=(exif_chunk(orientation),))
+    if suffix == "jpg":
+        return turned_jpeg(stored, orientation)
+    buffer = io.BytesIO()
+    image = Image.fromarray(stored)
+    if suffix == "webp":
+        image.save(buffer, "WEBP", lossless=True, exif=file_formats.exif(orientation))
+    else:
+        image.save(buffer, "TIFF", tiffinfo={0x0112: orientation})
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_orientation_is_applied(tmp_path, orientation):
-    stored = random_rgb()
-    chunk = file_formats.png_chunk(b"eXIf", file_formats.exif(orientation))
-    path = put(tmp_path / "a.png", file_formats.png(stored, extra=(chunk,)))
-    np.testing.assert_array_equal(image_io.read_image(path), UPRIGHT[orientation](stored))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
+    stored = random_rgb(20, 28)
+    path = put(tmp_path / f"a.{suffix}", turned(suffix, stored, orientation))
+    if suffix == "jpg":
+        stored = cv2.imdecode(np.frombuffer(jpeg(stored), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    for upright, expected in ((True, UPRIGHT[orientation](stored)), (False, stored)):
+        np.testing.assert_array_equal(image_io.read_image(path, upright), expected)
+        assert image_io.image_size(path, upright) == expected.shape[:2]
+        file = image_io.ImageFile(path, upright)
+        assert (file.height, file.width) == expected.shape[:2]
+        for _ in range(2):
+            np.testing.assert_array_equal(file.pixels(), expected)
 
 
-def test_exif_orientation_of_a_jpeg_is_applied(tmp_path):
-    payload = b"Exif\0\0" + file_formats.exif(6)
-    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(payload)) + payload
-    data = jpeg(random_rgb(20, 28))
-    path = put(tmp_path / "a.jpg", data[:2] + segment + data[2:])
-    assert image_io.read_image(path).shape == (28, 20, 3)
+def test_an_orientation_in_the_xmp_of_a_tiff_is_applied(tmp_path):
+    """As photo editors write it: tag 700, an XML text."""
+    stored, buffer = random_rgb(20, 28), io.BytesIO()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(stored).save(buffer, "TIFF", tiffinfo={700: xmp})
+    path = put(tmp_path / "a.tif", buffer.getvalue())
+    for upright, expected in ((True, UPRIGHT[6](stored)), (False, stored)):
+        file = image_io.ImageFile(path, upright)
+        assert (file.height, file.width) == image_io.image_size(path, upright)
+        assert (file.height, file.width) == expected.shape[:2]
+        np.testing.assert_array_equal(file.pixels(), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -264,12 +292,12 @@ def test_what_is_decoded_fast_is_what_pillow_decodes(tmp_path, monkeypatch, name
     assert np.array_equal(image_io.read_image(path), expected)
     if name in ("grey.png", "see_through.png"):
         assert np.array_equal(image_io.read_grey(path), expected[..., 0])
-        assert image_io.read_target_values(path).dtype == np.uint8
     for package in ("simplejpeg", "kornia_io"):  # as if they could not
         monkeypatch.setattr(fast_decode, package, None)
     assert np.array_equal(image_io.read_image(path), expected)
     if name in ("grey.png", "see_through.png"):
         assert np.array_equal(image_io.read_target(path), expected[..., 0])
+        assert image_io.read_target(path).dtype == np.uint8
 
 
 def test_the_fast_decoders_take_plain_files():
@@ -301,6 +329,7 @@ def test_a_jpeg_decoded_at_a_part_of_its_size(tmp_path, monkeypatch, name, shrin
     assert (file.height, file.width) == size
     assert file.can_shrink(shrink)
     found = file.pixels(shrink)
+    assert file.pixels().shape == (*size, 3)  # it is as it was
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[shrink])[..., ::-1]
     assert np.array_equal(found, expected)
     rows, columns = size[0] // shrink, size[1] // shrink
@@ -716,8 +745,7 @@ TARGETS = {
 def test_a_target_is_read_with_the_raw_values_of_its_file(tmp_path, name):
     data, expected = TARGETS[name]
     read = image_io.read_target(put(tmp_path / name, data), "/depth")
-    assert read.dtype == np.float32
-    assert read.flags.writeable
+    assert read.dtype == (expected.dtype if name.lower().endswith(".png") else np.float32)
     np.testing.assert_array_equal(read, np.asarray(expected, np.float32))
 
 

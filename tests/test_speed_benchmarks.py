@@ -14,9 +14,19 @@ import numpy as np
 import psutil
 import pytest
 
+from src import cpu_kernels
 from src.errors import UserError
 from tests.benchmarks import __main__ as program
-from tests.benchmarks import forward, machine, memory, readme, report, train_step
+from tests.benchmarks import (
+    first_step,
+    forward,
+    machine,
+    memory,
+    readme,
+    report,
+    scaling_page,
+    train_step,
+)
 from tests.benchmarks.blocks import replaced
 from tests.benchmarks.report import Row
 from tests.benchmarks.sections import SECTIONS
@@ -260,6 +270,20 @@ def test_first_step_compares_pairs_of_starts():
     assert rows[3][1:3] == ("10 s, 8 to 10", "5.00 times faster")
 
 
+def test_kernels_are_measured_before_the_first_start_is_timed(monkeypatch):
+    calls = []
+
+    def start(cache: Path, *_: object) -> tuple[float, float]:
+        calls.append("start")
+        (cache / "graph").touch()
+        return 2.0, 1.0
+
+    monkeypatch.setattr(cpu_kernels, "choose", lambda: calls.append("kernels"))
+    monkeypatch.setattr(first_step, "start_process", start)
+    first_step.figures(quick=True, runs=2)
+    assert calls == ["kernels", *["start"] * 4]
+
+
 def test_scaling_is_of_twice_one_process():
     rates = {"first": [10, 10], "second": [20, 10], "apart": [30, 18], "together": [24, 18]}
     rows = report.scaling({"batch": 4, "images/s": rates})
@@ -363,8 +387,16 @@ def test_page_says_where_when_and_how_busy():
     assert "**Checkpoints**, full network." in page
     assert "Load of the machine 0.5 before and 2.0 after, other programs took 3 % of its" in page
     assert "| weights, 1.00 M values | 1 s, 1 to 1; 4 MB |  |  |" in page
+    assert "Disturbed" not in page
     assert failed == "**Processes** failed: exit code 1: this needs two cores"
     assert "these figures say nothing" in report.page(results(quick=True, scaling=found(error="x")))
+
+
+def test_page_warns_of_figures_that_other_programs_disturbed():
+    for others, disturbed in ((20.0, False), (20.6, True)):
+        section = found(figures=checkpoint_figures()) | {"others": others}
+        page = report.page(results(checkpoints=section))
+        assert ("**Disturbed: other programs took 21 % of the machine.**" in page) == disturbed
 
 
 def test_machine_is_read_from_the_system(tmp_path):
@@ -493,6 +525,40 @@ def test_readme_takes_whole_results_of_full_size(tmp_path):
         readme.kept(file)
     with pytest.raises(UserError, match="no such file"):
         readme.kept(tmp_path / "none.json")
+
+
+def test_one_command_writes_all_that_shows_the_figures(tmp_path, monkeypatch):
+    """Or, where one of the files lacks its places, nothing."""
+    measured = results(checkpoints=found(figures=checkpoint_figures()))
+    given = tmp_path / "benchmarks.json"
+    given.write_text(json.dumps(measured))
+    places = {
+        "FIGURES": tmp_path / "performance.json",
+        "README": tmp_path / "README.md",
+        "PAGE": tmp_path / "scaling.md",
+        "PICTURE": tmp_path / "scaling.jpg",
+    }
+    for name, place in places.items():
+        for module in (readme, scaling_page):
+            monkeypatch.setattr(module, name, place, raising=False)
+    monkeypatch.setattr(readme, "kept", report.read)
+    monkeypatch.setattr(scaling_page, "draw", lambda _: b"picture")
+    monkeypatch.setattr(sys, "argv", ["readme", str(given)])
+    places["README"].write_text("<!-- performance: begin -->\n<!-- performance: end -->\n")
+    places["PAGE"].write_text("nothing\n")
+    with pytest.raises(UserError, match=r"scaling\.md: expected the lines"):
+        readme.main()
+    assert not places["FIGURES"].exists()
+    assert "Checkpoints" not in places["README"].read_text()
+    names = ("parameters", "needs", "steps", "limits", "evaluation")
+    places["PAGE"].write_text(
+        "".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->\n" for name in names)
+    )
+    readme.main()
+    assert json.loads(places["FIGURES"].read_text()) == measured
+    assert "**Checkpoints**" in places["README"].read_text()
+    assert "| `checkpoint` | 3 s | measured | section `checkpoints`" in places["PAGE"].read_text()
+    assert places["PICTURE"].read_bytes() == b"picture"
 
 
 def test_readme_holds_what_the_script_makes_of_the_stored_figures():

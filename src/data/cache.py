@@ -14,17 +14,18 @@ A dataset's cache is a folder of its name:
 
 A record is the photograph, uint8 [H, W, 3], then the target's values as stored, uint8, uint16 or
 float32 [H, W]; each begins at a multiple of 4 bytes. Both have the size of `Settings.size_of`.
-Files are mapped into memory, so a sample reads no more than its crop. Crops are drawn in the size
-that the file has, so a sample is the same part of the photograph with the cache and without.
+All shards are mapped into memory when a training begins: a sample reads no more than its crop, and
+a cache that is built again meanwhile changes nothing. Crops are drawn in the size that the file
+has, so a sample is the same part of the photograph with the cache and without.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
 import mmap
+import resource
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,20 +107,17 @@ def facts_of(source: DataSource, settings: Settings) -> dict[str, Any]:
 
 
 def fingerprint(pair: Pair) -> tuple[int, int]:
-    """128 bits of the paths, sizes and times of a pair's files.
-
-    Raises:
-        UserError: a file is missing.
-    """
+    """128 bits of the paths, sizes and times of a pair's files; those of a missing one are none."""
     found = hashlib.blake2b(digest_size=16)
     for path in (pair.image, pair.target, pair.mask):
         if path is None:
             continue
         try:
             facts = path.stat()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        found.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+            state = f"{facts.st_size}\0{facts.st_mtime_ns}"
+        except OSError:
+            state = "missing"  # who opens it says so
+        found.update(f"{path}\0{state}\0".encode())
     return tuple(np.frombuffer(found.digest(), np.uint64).tolist())
 
 
@@ -149,28 +147,37 @@ class DatasetCache:
         if not folder.is_dir():
             raise self.error(f"has no cache of {source.name}")
         try:
-            meta = json.loads((folder / META).read_text())
-            index = (folder / INDEX).read_bytes()
+            text = (folder / META).read_text()
+            meta = json.loads(text)
+            facts, checksum = dict(meta["facts"]), meta["index"]
             self.shards = [Shard(**shard) for shard in meta["shards"]]
-            sizes = [self.path(number).stat().st_size for number in range(len(self.shards))]
+            index = (folder / INDEX).read_bytes()
+            _allow_open_files(len(self.shards))
+            self._data = [_mapped(self.path(number)) for number in range(len(self.shards))]
+            unchanged = (folder / META).read_text() == text
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise self.error(f"holds a damaged cache of {source.name} ({reason})") from None
         for key, now in facts_of(source, settings).items():
-            if (before := meta["facts"].get(key)) != now:
+            if (before := facts.get(key)) != now:
                 raise self.error(
                     f"holds a cache of {source.name} with another {key}: {before}, now {now}"
                 )
-        if hashlib.sha256(index).hexdigest() != meta["index"]:
-            raise self.error(f"holds a cache of {source.name} with a wrong checksum of {INDEX}")
-        for number, size in enumerate(sizes):
-            if size != self.shards[number].bytes:
-                raise self.error(
-                    f"holds a cache of {source.name} whose {self.path(number).name} has {size} "
-                    f"bytes instead of {self.shards[number].bytes}"
-                )
+        if not unchanged:
+            raise self.error(f"holds a cache of {source.name} that was replaced just now")
+        self._check(index, checksum)
         self.index = np.load(io.BytesIO(index), allow_pickle=False)
-        self._open_shard = functools.lru_cache(maxsize=None)(self._map)
+
+    def _check(self, index: bytes, checksum: str) -> None:
+        """Raise unless the index has this checksum, and each shard its size."""
+        if hashlib.sha256(index).hexdigest() != checksum:
+            raise self.error(f"holds a cache of {self.name} with a wrong checksum of {INDEX}")
+        for number, (data, shard) in enumerate(zip(self._data, self.shards, strict=True)):
+            if len(data) != shard.bytes:
+                raise self.error(
+                    f"holds a cache of {self.name} whose {self.path(number).name} has {len(data)} "
+                    f"bytes instead of {shard.bytes}"
+                )
 
     def error(self, problem: str) -> InvalidCacheError:
         """What is said of this cache."""
@@ -185,7 +192,6 @@ class DatasetCache:
 
         Raises:
             InvalidCacheError: there is none of a pair, or its files have changed since.
-        UserError: a file is missing.
         """
         known = {tuple(key): row for row, key in enumerate(self.index["fingerprint"].tolist())}
         rows = {pair: known.get(fingerprint(pair)) for pair in pairs}
@@ -206,7 +212,7 @@ class DatasetCache:
         if record["shard"] == UNREADABLE:
             return open_pair(pair)
         height, width, offset = (int(record[key]) for key in ("height", "width", "offset"))
-        data = self._open_shard(int(record["shard"]))
+        data = self._data[int(record["shard"])]
         count = height * width
         photo = np.frombuffer(data, np.uint8, 3 * count, offset).reshape(height, width, 3)
         offset += aligned(3 * count)
@@ -215,12 +221,22 @@ class DatasetCache:
         original = tuple(record["original"].tolist())
         return OpenPair(DecodedPhoto(photo), target, pair.source, original=original)
 
-    def _map(self, shard: int) -> mmap.mmap:
-        try:
-            with self.path(shard).open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # it was there when the training began
-            raise self.error(f"lost {self.path(shard)} ({error})") from None
+
+def _mapped(path: Path) -> mmap.mmap:
+    """Raises OSError, or ValueError for an empty file."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process have so many more files open, as far as the system allows: a mapped one
+    stays open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def aligned(size: int) -> int:

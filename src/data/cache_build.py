@@ -7,11 +7,12 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +35,7 @@ from src.data.cache import (
     fingerprint,
 )
 from src.data.mixdata import Pair, by_dataset, find_pairs
-from src.data.pairs import open_pair
+from src.data.pairs import cut_photo, open_pair
 from src.data.transforms import Crop
 from src.errors import Parser, UserError
 from src.image_io import image_size
@@ -43,7 +44,8 @@ from src.runlog import progress_bar
 
 LOG = logging.getLogger("midas")
 SHARD_BYTES = 2**30
-_UNFINISHED = ".unfinished-"  # begins the names of folders that are being built
+_UNFINISHED = ".unfinished-"  # begins the names of folders that are being built or removed
+_OWN_FILES = re.compile(rf"{re.escape(META)}|{re.escape(INDEX)}|shard-\d+\.bin")
 _CHUNK = 2**24  # bytes that are read at once to verify them
 # Photograph and target of a record, and the photograph's (height, width) before it was resized.
 _Arrays = tuple[np.ndarray, np.ndarray, tuple[int, int]]
@@ -52,8 +54,8 @@ _Arrays = tuple[np.ndarray, np.ndarray, tuple[int, int]]
 def build(pairs: list[Pair], settings: Settings, threads: int, skip_bad: bool = False) -> None:
     """Build the cache of each dataset that has no valid one.
 
-    A dataset's folder is renamed into its place when it is whole. One that was valid for something
-    else is removed before.
+    A dataset's folder is renamed into its place when it is whole, and one that was valid for
+    something else is removed then. Where it is a link to another disk, it is built there.
 
     Args:
         threads: that read and resize.
@@ -61,21 +63,21 @@ def build(pairs: list[Pair], settings: Settings, threads: int, skip_bad: bool = 
             vain; otherwise it is an error.
 
     Raises:
-        UserError: an unreadable pair, too little space, or a folder that cannot be written.
+        UserError: an unreadable pair, too little space, a folder that cannot be written, or one of
+            a dataset's name that is not a cache: nothing is removed then.
     """
-    with (
-        _writing(settings.root),
-        exclusive(
-            settings.root, f"data_cache: another program builds {settings.root}; wait for it"
-        ),
-    ):
-        for left in settings.root.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left)
-        for name, indices in by_dataset(pairs).items():
-            members = [pairs[index] for index in indices]
+    by_name = {n: [pairs[i] for i in indices] for n, indices in by_dataset(pairs).items()}
+    with _writing(settings.root), ExitStack() as locks:
+        places = {name: _place_of(settings.root / name, pairs) for name in by_name}
+        for folder in sorted({settings.root.resolve(), *(p.parent for p in places.values())}):
+            busy = f"data_cache: another program builds {folder}; wait for it"
+            locks.enter_context(exclusive(folder, busy))
+            for left in folder.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(left)
+        for name, members in by_name.items():
             if reason := _invalid(members, settings):
                 LOG.info("%s: %s", name, reason)
-                _build_dataset(members, settings, threads, skip_bad)
+                _build_dataset(members, places[name], settings, threads, skip_bad)
             else:
                 LOG.info("%s: %d images, up to date", name, len(members))
 
@@ -116,7 +118,8 @@ def _writing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"data_cache: {root} cannot be written ({error.strerror}); choose another folder"
+            f"data_cache: {root} cannot be written ({error.strerror or error}); choose another "
+            "folder"
         ) from None
 
 
@@ -130,13 +133,34 @@ def _invalid(pairs: list[Pair], settings: Settings) -> str:
     return ""
 
 
-def _build_dataset(pairs: list[Pair], settings: Settings, threads: int, skip_bad: bool) -> None:
+def _place_of(folder: Path, pairs: list[Pair]) -> Path:
+    """Where a dataset's cache lies, links followed.
+
+    Raises:
+        UserError: there is something that is not a cache, or photographs or targets are read there.
+    """
+    place = folder.resolve()
+    files = (path for pair in pairs for path in (pair.image, pair.target, pair.mask) if path)
+    sources = {path.resolve() for path in {path.parent for path in files}}
+    foreign = any(path.is_relative_to(place) for path in sources)
+    if place.exists() and not foreign:
+        foreign = not place.is_dir() or not all(
+            _OWN_FILES.fullmatch(entry.name) for entry in place.iterdir()
+        )
+    if foreign:
+        raise UserError(
+            f"data_cache: {folder} is not a cache, and would be replaced by one; choose another "
+            "folder"
+        )
+    return place
+
+
+def _build_dataset(
+    pairs: list[Pair], place: Path, settings: Settings, threads: int, skip_bad: bool
+) -> None:
     source = pairs[0].source
-    target = settings.root / source.name
-    if target.exists():
-        shutil.rmtree(target)
-    _require_space(pairs, settings, threads)
-    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=settings.root))
+    _require_space(pairs, place, settings, threads, skip_bad)
+    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
     try:
         with _Writer(folder) as writer:
             _write_records(pairs, settings, threads, skip_bad, writer)
@@ -150,30 +174,59 @@ def _build_dataset(pairs: list[Pair], settings: Settings, threads: int, skip_bad
         }
         (folder / META).write_text(json.dumps(meta, indent=1))
         folder.chmod(0o755)  # mkdtemp's are for nobody else
-        folder.rename(target)
+        _replace(place, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_space(pairs: list[Pair], settings: Settings, threads: int) -> None:
+def _replace(place: Path, new: Path) -> None:
+    """Put a folder into its place. What was there is whole up to that moment, and removed then."""
+    old = None
+    if place.exists():
+        old = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+        place.rename(old)
+    new.rename(place)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _require_space(
+    pairs: list[Pair], place: Path, settings: Settings, threads: int, skip_bad: bool
+) -> None:
     """Say how much space the cache of a dataset takes, and raise if there is less.
 
-    The target's type is that of the first readable pair; those of a dataset are alike.
+    The targets' type is that of the first readable one; those of a dataset are alike.
     """
-    readable = (pair for pair in pairs if _pixels(pair, settings))
-    first = next(readable, pairs[0])
-    values = 4 if first.mask is not None else open_pair(first).raw.itemsize
+    values = _bytes_of_value(pairs, skip_bad)
     with ThreadPoolExecutor(threads) as pool:
         sizes = pool.map(lambda pair: _pixels(pair, settings), pairs)
         needed = sum(progress_bar(sizes, total=len(pairs), desc="headers")) * (3 + values)
-    free = shutil.disk_usage(settings.root).free
-    name, root = first.source.name, settings.root
+    root, name = place.parent, pairs[0].source.name
+    free = shutil.disk_usage(root).free
     LOG.info("%s: %d images, %.2f GB in %s", name, len(pairs), needed / 1e9, root)
     if needed > free:
+        first = f"remove {place}, which it replaces" if place.exists() else "free some"
         raise UserError(
             f"data_cache: {name} takes {needed / 1e9:.2f} GB, but {root} has {free / 1e9:.2f} GB "
-            "left; free some, or choose another folder or a smaller cache_margin"
+            f"left; {first}, or choose another folder or a smaller cache_margin"
         )
+
+
+def _bytes_of_value(pairs: list[Pair], skip_bad: bool) -> int:
+    """Of the first target that can be read; 0 if none can.
+
+    Raises:
+        UserError: unless `skip_bad`, the first is unreadable.
+    """
+    for pair in pairs:
+        try:
+            opened = open_pair(pair)
+        except UserError:
+            if not skip_bad:
+                raise
+            continue
+        return 4 if opened.mask is not None else opened.raw.itemsize
+    return 0
 
 
 def _pixels(pair: Pair, settings: Settings) -> int:
@@ -219,12 +272,7 @@ def _resized(pair: Pair, settings: Settings) -> _Arrays:
         raw = np.where(opened.mask != 0, raw.astype(np.float32), np.float32(np.nan))
     original = photo.height, photo.width
     size = settings.size_of(*original)
-    whole = Crop(0, 0, photo.height, photo.width)
-    shrink = whole.shrink_for(*size)
-    if not photo.can_shrink(shrink):
-        shrink = 1
-    box = whole.snapped(shrink)
-    pixels = transforms.crop(photo.pixels(shrink), box.shrunk(shrink))
+    pixels, box = cut_photo(photo, Crop(0, 0, *original), *size)
     target = transforms.resize_nearest(transforms.crop(raw, box), *size)
     return transforms.resize_pixels(pixels, *size), target, original
 
@@ -241,8 +289,11 @@ class _Writer:
     def __enter__(self) -> _Writer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._close()
+        elif self._file is not None:
+            self._file.close()  # it is removed: nothing to wait for
 
     def add(self, key: tuple[int, int], arrays: _Arrays | None) -> None:
         """Write the record of the pair with this fingerprint, None where it has none."""

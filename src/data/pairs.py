@@ -9,9 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from src.data import transforms
 from src.data.mixdata import DataSource, Pair, by_dataset
+from src.data.transforms import Crop
 from src.errors import UserError
-from src.image_io import ImageFile, read_grey, read_target_values
+from src.image_io import ImageFile, read_grey, read_target
 
 
 class Photo(Protocol):
@@ -37,6 +39,26 @@ class DecodedPhoto:
 
     def pixels(self, shrink: int = 1) -> np.ndarray:
         return self._pixels
+
+
+def cut_photo(photo: Photo, box: Crop, height: int, width: int) -> tuple[np.ndarray, Crop]:
+    """A part of a photograph that is to be resized to `height` x `width` pixels.
+
+    It is decoded at 1/8, 1/4 or 1/2 of its size: the smallest of these that the file allows and
+    that leaves the part that many pixels or more.
+
+    Returns:
+        uint8 [h, w, 3], and the part in pixels of the whole photograph: `box`, with its edges on
+        multiples of 8, 4 or 2 then.
+
+    Raises:
+        UserError: its pixels cannot be decoded.
+    """
+    shrink = box.shrink_for(height, width)
+    while not photo.can_shrink(shrink):
+        shrink //= 2
+    box = box.snapped(shrink)
+    return transforms.crop(photo.pixels(shrink), box.shrunk(shrink)), box
 
 
 def _as_it_is(values: np.ndarray) -> np.ndarray:
@@ -98,7 +120,7 @@ def open_pair(pair: Pair) -> OpenPair:
         UserError: a file is unreadable, or their sizes differ; names the file.
     """
     photo = ImageFile(pair.image)
-    raw = read_target_values(pair.target, pair.source.key)
+    raw = read_target(pair.target, pair.source.key)
     _check_size(pair, pair.target, raw, photo)
     mask = None
     if pair.mask is not None:

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 
+from src import runtime
 from src.data import transforms
 from src.data.batch_memory import BatchMemory
 from src.data.mixdata import DataSource, Pair, by_dataset
-from src.data.pairs import DecodedPhoto, OpenPair, open_pair
+from src.data.pairs import DecodedPhoto, OpenPair, cut_photo, open_pair
 from src.errors import UserError, run_program
 
 COLUMNS = ["image", "disparity", "mask"]
@@ -90,15 +92,11 @@ class Augmentation:
         box = transforms.random_crop(*original, aspect, self.crop_min_scale, rng)
         box = box.scaled(original, there)
         flip = rng.random() < self.flip_probability
-        shrink = box.shrink_for(*size)
-        if not photo.can_shrink(shrink):
-            shrink = 1
-        box = box.snapped(shrink)
+        pixels, box = cut_photo(photo, box, *size)
 
         def mirrored(values: np.ndarray) -> np.ndarray:
             return cv2.flip(values, 1) if flip else values
 
-        pixels = transforms.crop(photo.pixels(shrink), box.shrunk(shrink))
         pixels = mirrored(transforms.resize_pixels(pixels, *size))
         transforms.normalize_pixels(pixels, self._table, image)
         values = pair.disparity(
@@ -147,6 +145,7 @@ class TrainingData:
         local_batch, global_batch: images in a step of this process, and of all.
         steps: of an epoch.
         last_batch: images with a target in the last step of an epoch.
+        memory: of the batches.
     """
 
     def __init__(
@@ -168,7 +167,7 @@ class TrainingData:
         self.rank = rank
         self.skip_bad = skip_bad
         self.open_ = open_
-        self._memory = BatchMemory()
+        self.memory = BatchMemory()
         members = by_dataset(pairs)
         self.datasets = list(members)
         self._members = [np.array(indices) for indices in members.values()]
@@ -206,7 +205,7 @@ class TrainingData:
         Returns:
             image float32 [B, 3, H, W], disparity and mask float32 [B, H, W], B = `local_batch`.
         """
-        batch = self._memory.arrays(self.augment.shapes(self.local_batch))
+        batch = self.memory.arrays(self.augment.shapes(self.local_batch))
         share = np.arange(self.global_batch).reshape(len(self.datasets), -1, self.batch_size)
         places = step * self.global_batch + share[:, self.rank].ravel()
         for sample, place in zip(zip(*batch, strict=True), places.tolist(), strict=True):
@@ -354,7 +353,9 @@ def make_dataset(data: TrainingData, workers: int, epoch: int = 0, step: int = 0
         step: to begin with, counted from 0. If it is not 0, the dataset is the rest of this epoch
             only: MindSpore wants all epochs of a dataset to be of one length.
     """
-    cv2.setNumThreads(1)  # of one resize; they cost a tenth more processor time than they save
+    runtime.opencv_threads_off()  # those of a resize cost a tenth more than they save
+    # Devices copy their inputs in the background, when nothing may refer to an array any more.
+    data.memory.reuse = ms.get_context("device_target") == "CPU"
     return ds.GeneratorDataset(
         _Batches(data),
         COLUMNS,

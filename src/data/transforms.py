@@ -81,10 +81,11 @@ class Crop:
         return next(fits, 1)
 
     def snapped(self, step: int) -> Crop:
-        """The rectangle with all edges on multiples of `step`, by less than a step up and left,
-        and not larger than before."""
-        sides = (self.top, self.left, self.height, self.width)
-        return Crop(*(side // step * step for side in sides))
+        """The rectangle with each edge moved up or left to a multiple of `step`, by less than one;
+        its sides are at least those before, rounded down to multiples."""
+        top, left = self.top // step * step, self.left // step * step
+        bottom, right = self.top + self.height, self.left + self.width
+        return Crop(top, left, bottom // step * step - top, right // step * step - left)
 
     def scaled(self, old: tuple[int, int], new: tuple[int, int]) -> Crop:
         """Where this rectangle of an image of (height, width) `old` lies once that has the size
@@ -208,6 +209,8 @@ def unit_range(
     if high <= low:
         result[:] = 0
         return result
+    if high - low > np.finfo(np.float32).max:  # their difference would be infinite
+        return unit_range(disparity * np.float32(0.5), mask, result)
     with np.errstate(invalid="ignore"):  # of what is not valid
         np.subtract(disparity, low, out=result)
         result /= high - low

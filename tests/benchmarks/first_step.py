@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from src import cpu_kernels
 from tests.benchmarks.report import parse, print_section
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,7 @@ def figures(quick: bool = False, runs: int = 3, size: int = 0) -> dict[str, Any]
     Raises:
         RuntimeError: the second process of a pair did not find the first one's graph.
     """
+    cpu_kernels.choose()  # measures a machine that it does not know yet: in no figure
     config_path = ROOT / ("scripts/quickstart.yaml" if quick else "config.yaml")
     found = {name: {"process": [], "step": []} for name in (FRESH, CACHED)}
     for _ in range(runs):

@@ -1,9 +1,10 @@
-"""Write the README's performance section from the figures of a benchmark.
+"""Write all that shows a benchmark's figures: README's performance section and docs/scaling.
 
     python -m tests.benchmarks.readme [output/benchmarks/benchmarks.json]
 
 Without a file, from docs/performance.json; a file that is given replaces that one. The section lies
-between the comments `<!-- performance: begin -->` and `<!-- performance: end -->`.
+between the comments `<!-- performance: begin -->` and `<!-- performance: end -->`; the page
+docs/scaling.md and its picture are those of `tests.benchmarks.scaling_page`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 from src.errors import Parser, UserError, run_program
 from src.image_io import write_bytes
-from tests.benchmarks import report
+from tests.benchmarks import report, scaling_page
 from tests.benchmarks.blocks import replaced
+from tests.benchmarks.scaling_page import FIGURES
 from tests.benchmarks.sections import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = ROOT / "docs" / "performance.json"
 README = ROOT / "README.md"
 PART = "performance"
 
@@ -48,10 +49,12 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?", default=FIGURES, help=argparse.SUPPRESS)
     file = parser.parse_args().file
     results = kept(file)
-    text = replaced(README, {PART: report.page(results)})
-    if file != FIGURES:
-        write_bytes(FIGURES, (json.dumps(results, indent=1) + "\n").encode())
-    write_bytes(README, text.encode())
+    texts = {
+        FIGURES: (json.dumps(results, indent=1) + "\n").encode(),
+        README: replaced(README, {PART: report.page(results)}).encode(),
+    }
+    for place, content in (texts | scaling_page.made(results)).items():
+        write_bytes(place, content)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,20 @@
 
     python -m tests.benchmarks.scaling_page [--figures docs/performance.json] [--step 0.423 ...]
 
-Every parameter of `tests.benchmarks.simulate_scaling` is a flag. Without one, docs/scaling.md and
-docs/scaling.jpg are written; with one, the tables are printed and nothing is written.
+Every parameter of `tests.benchmarks.simulate_scaling` is a flag. With a flag the tables are printed
+and nothing is written. Without one, docs/scaling.md and docs/scaling.jpg are written from
+docs/performance.json, as `python -m tests.benchmarks.readme` does for all that shows its figures.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from preprocess.check import PUBLISHED as BENCHMARKS
 from src.errors import Parser, run_program
@@ -20,6 +23,7 @@ from src.image_io import write_bytes
 from tests.benchmarks import report
 from tests.benchmarks.blocks import replaced
 from tests.benchmarks.report import short
+from tests.benchmarks.sections import SECTIONS
 from tests.benchmarks.simulate_scaling import (
     ASSUMED,
     MEASURED,
@@ -40,8 +44,8 @@ PAGE, PICTURE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.jpg"
 DEVICES = (8, 64, 1024)
 MOST_DEVICES = 2**14  # where looking for a limit ends
 REDWEB = 3600  # images
-FELT = 0.2  # of a step: from here on, what is not hidden counts as holding up the training
-SHOWN = (1, 5)  # of the ladder: with files, and with all that the project has
+FELT = 0.2  # of computing: from here on, what is not hidden counts as holding up the training
+SHOWN = (1, 4, 5)  # of the ladder: files, files and a mended all-reduce, all that the project has
 REMEDIES = {
     "cores": "more threads (`num_parallel_workers`), the cache",
     "opened files": "the cache: a few large files instead of two for each image",
@@ -57,9 +61,11 @@ UNITS: dict[str, tuple[float, str]] = {
     **dict.fromkeys(("torch_cost", "plain_cost", "cached_cost", "step"), (1e3, "ms")),
     **dict.fromkeys(("gradients", "bucket"), (1e-6, "M values")),
     **dict.fromkeys(("pair_bytes", "cached_bytes"), (1e-3, "kB")),
-    **{"hop": (1e6, "us"), "checkpoint_bytes": (1e-9, "GB"), "checkpoint": (1, "s")},
-    **{"opens": (1, "a second"), "batch": (1, "images"), "epoch": (1, "images")},
+    **{"hop": (1e6, "us"), "checkpoint": (1, "s"), "opens": (1, "a second")},
+    **{"batch": (1, "images"), "epoch": (1, "images")},
 }
+
+simulated = functools.cache(simulate)  # tables and picture show the same steps
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -68,21 +74,32 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def parameters(p: Parameters, known: Sequence[str]) -> str:
+def origins(results: Mapping[str, Any]) -> dict[str, str]:
+    """Of each parameter that a section of a benchmark's results gave: which one, and whether other
+    programs disturbed it."""
+    found = {}
+    for name in measured(results):
+        section = SOURCES[name][1]
+        if section in SECTIONS:
+            text = f"section `{section}` of docs/performance.json. "
+            found[name] = (text + report.disturbed(results["sections"][section])).strip(". ")
+    return found
+
+
+def parameters(p: Parameters, known: Mapping[str, str]) -> str:
     """All parameters with where they come from.
 
     Args:
         p: their values.
-        known: names of those that a benchmark's results gave.
+        known: of `origins`.
     """
     rows = []
     for name, value in asdict(p).items():
         kind, source = SOURCES[name]
         factor, unit = UNITS.get(name, (1, ""))
-        if source in ("input pipeline", "checkpoints"):
+        if source in SECTIONS:
             kind = MEASURED if name in known else ASSUMED
-            source = f"section '{source}' of docs/performance.json" * (name in known)
-            source = source or "not measured yet"
+            source = known.get(name, "not measured yet")
         rows.append([f"`{name}`", f"{short(value * factor)} {unit}".strip(), kind, source])
     return markdown(["parameter", "value", "", "source"], rows)
 
@@ -92,14 +109,12 @@ def steps(p: Parameters, setups: Sequence[Setup]) -> str:
     rows = []
     for devices in DEVICES:
         for i, setup in enumerate(setups):
-            shares = simulate(devices, setup, p)
+            shares = simulated(devices, setup, p)
             rate = devices * p.batch / shares.total
             parts = [f"{100 * part / shares.total:.0f} %" for part in asdict(shares).values()]
-            efficiency = 100 * p.step / shares.total
-            name = f"({i + 1}) {setup.name}"
-            rows.append([f"{devices:,}", name, f"{rate:,.0f}", f"{efficiency:.0f} %", *parts])
-    head = ["devices", "turned on", "images/s", "efficiency"]
-    shown = ["computing", "waiting for data", "for the slowest", "gradients", "checkpoints"]
+            rows.append([f"{devices:,}", f"({i + 1}) {setup.name}", f"{rate:,.0f}", *parts])
+    head = ["devices", "turned on", "images/s"]
+    shown = ["computing", "waiting for the slowest", "for data", "gradients", "checkpoints"]
     return markdown([*head, *shown], rows)
 
 
@@ -147,16 +162,18 @@ def evaluation(p: Parameters) -> str:
 
 
 def costs(devices: int, setup: Setup, p: Parameters) -> dict[str, float]:
-    """Seconds a step of everything that can hold it up, over the seconds at which it does: reading
-    ahead costs nothing until it takes as long as the step, the rest is felt from a fifth of it on.
+    """Seconds a step of everything that can hold it up, over the seconds at which it does.
+
+    Reading ahead costs nothing until it takes longer than what it runs beside, which is all of the
+    simulated step but its own waiting and saving, where the queue soon is full. The rest is felt
+    from a fifth of computing on.
     """
-    felt = {
-        "gradients": all_reduce(devices, setup, p) / setup.accumulate,
-        "checkpoints": p.checkpoint / save_interval(devices, setup, p),
-    }
+    shares = simulated(devices, setup, p)
+    beside = shares.computing + shares.slowest + shares.gradients
+    felt = {"gradients": shares.gradients, "checkpoints": shares.checkpoints}
     hidden = load_times(devices, setup, p)
-    return {name: spent / p.step for name, spent in hidden.items()} | {
-        name: spent / (FELT * p.step) for name, spent in felt.items()
+    return {name: spent / beside for name, spent in hidden.items()} | {
+        name: spent / (FELT * shares.computing) for name, spent in felt.items()
     }
 
 
@@ -167,7 +184,7 @@ def limit(resource: str, setup: Setup, p: Parameters) -> str:
         return "not used"
     while devices <= MOST_DEVICES:
         if costs(devices, setup, p)[resource] > 1:
-            return f"{devices:,}"
+            return f"{devices:,}" + " or fewer" * (devices == p.server)
         devices *= 2
     return f"more than {MOST_DEVICES:,}"
 
@@ -190,10 +207,10 @@ def draw(p: Parameters) -> bytes:
     left, right = figure.subplots(1, 2)
     counts = [2**i for i in range(3, 13)]
     for i, setup in enumerate(ladder()):
-        shares = [simulate(devices, setup, p, steps=100) for devices in counts]
-        efficiency = [100 * p.step / each.total for each in shares]
+        shares = [simulated(devices, setup, p) for devices in counts]
+        efficiency = [100 * each.computing / each.total for each in shares]
         left.plot(counts, efficiency, marker="o", markersize=3, label=f"({i + 1}) {setup.name}")
-    left.set(xscale="log", ylim=(0, 105), xlabel="devices", ylabel="% of computing alone")
+    left.set(xscale="log", ylim=(0, 105), xlabel="devices", ylabel="computing, % of a step")
     left.set_title("throughput, one thing turned on after the other")
     left.legend(fontsize=6, loc="lower left")
     setup = ladder()[SHOWN[0]]
@@ -211,8 +228,8 @@ def draw(p: Parameters) -> bytes:
     return buffer.getvalue()
 
 
-def tables(p: Parameters, known: Sequence[str]) -> dict[str, str]:
-    """All tables of the page by name; `known` as in `parameters`."""
+def tables(p: Parameters, known: Mapping[str, str]) -> dict[str, str]:
+    """All tables of the page by name; `known` of `origins`."""
     return {
         "parameters": parameters(p, known),
         "needs": needs(p),
@@ -222,22 +239,30 @@ def tables(p: Parameters, known: Sequence[str]) -> dict[str, str]:
     }
 
 
+def made(results: Mapping[str, Any]) -> dict[Path, bytes]:
+    """The picture and the page for the results of a benchmark.
+
+    Raises:
+        UserError: the page does not have the places of its tables.
+    """
+    p = Parameters(**measured(results))
+    return {PICTURE: draw(p), PAGE: replaced(PAGE, tables(p, origins(results))).encode()}
+
+
 def main() -> None:
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--figures", type=Path, default=FIGURES, help="of tests.benchmarks")
+    parser.add_argument("--figures", type=Path, default=None, help="of tests.benchmarks")
     for field in fields(Parameters):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=None)
     asked = vars(parser.parse_args())
-    known = measured(report.read(asked.pop("figures")))
     given = {name: value for name, value in asked.items() if value is not None}
-    p = Parameters(**(known | given))
-    parts = tables(p, list(known))
-    if given:
-        print("\n\n".join(parts.values()))
+    results = report.read(given.pop("figures", FIGURES))
+    if asked["figures"] or given:
+        p = Parameters(**(measured(results) | given))
+        print("\n\n".join(tables(p, origins(results)).values()))
         return
-    text = replaced(PAGE, parts)
-    write_bytes(PICTURE, draw(p))
-    write_bytes(PAGE, text.encode())
+    for file, content in made(results).items():
+        write_bytes(file, content)
 
 
 if __name__ == "__main__":

@@ -41,8 +41,7 @@ class Parameters:
         prefetch: batches prepared ahead.
         compute_spread, load_spread: standard deviation of a step and of preparing a batch, as a
             share of their mean.
-        checkpoint_bytes: weights and optimizer.
-        checkpoint: seconds that saving takes.
+        checkpoint: seconds that saving weights and optimizer takes.
         epoch: images after which a checkpoint is saved unless told otherwise.
         forward: the share of a step that evaluating the same images takes.
     """
@@ -68,7 +67,6 @@ class Parameters:
     prefetch: int = 4
     compute_spread: float = 0.02
     load_spread: float = 0.2
-    checkpoint_bytes: float = 1.27e9
     checkpoint: float = 2.0
     epoch: int = 72_000
     forward: float = 1 / 3
@@ -86,14 +84,18 @@ SOURCES: dict[str, tuple[str, str]] = {
     "gradients": (MEASURED, "trained parameters of the full network"),
     "bucket": (MEASURED, "`BUCKET_VALUES` of src/train_step.py"),
     "server": (PUBLISHED, HOT_CHIPS),
-    "inner": (PUBLISHED, f"{HOT_CHIPS}: one HCCS port, 240 Gbit/s"),
+    "inner": (
+        ASSUMED,
+        "that a server's devices are one ring, through one HCCS port each; a port's 240 Gbit/s are "
+        f"published: {HOT_CHIPS}",
+    ),
     "outer": (PUBLISHED, f"{HOT_CHIPS}: one RoCE port, 100 Gbit/s"),
     "hop": (ASSUMED, "a message of RDMA and the kernel that waits for it"),
     "workers": (MEASURED, "`num_parallel_workers` of config.yaml"),
     "core": (ASSUMED, "servers have many slower cores"),
-    "torch_cost": (MEASURED, "input pipeline"),
-    "plain_cost": (MEASURED, "input pipeline"),
-    "cached_cost": (MEASURED, "input pipeline"),
+    "torch_cost": (MEASURED, "input_pipeline"),
+    "plain_cost": (MEASURED, "input_pipeline"),
+    "cached_cost": (MEASURED, "input_pipeline"),
     "pair_bytes": (PUBLISHED, f"{MODEL_ZOO}: ReDWeb's 3,600 images with targets have 292 MB"),
     "cached_bytes": (ASSUMED, "640x480, 3 + 1 bytes a pixel"),
     "shared": (ASSUMED, "a file system that several racks share"),
@@ -102,7 +104,6 @@ SOURCES: dict[str, tuple[str, str]] = {
     "prefetch": (ASSUMED, "a short queue"),
     "compute_spread": (ASSUMED, "clocks and other work on the hosts"),
     "load_spread": (ASSUMED, "images differ in size"),
-    "checkpoint_bytes": (MEASURED, "checkpoints"),
     "checkpoint": (MEASURED, "checkpoints"),
     "epoch": (PUBLISHED, "Ranftl et al., TPAMI 2022: an epoch of 72,000 images"),
     "forward": (ASSUMED, "a backward pass takes twice the forward pass"),
@@ -138,9 +139,9 @@ def ladder() -> list[Setup]:
         ("MiDaS' transforms under a PyTorch DataLoader, files", {}),
         ("+ this project's pipeline", {"cost": "plain_cost"}),
         ("+ a checkpoint every 1,000 steps", {"save_every": 1000}),
-        ("+ cache, on the servers' own disks", {"cost": "cached_cost", "from_cache": True}),
         ("+ all-reduce in two levels (the library's choice)", {"two_levels": True}),
         ("+ `BUCKET_VALUES` 4 times as large", {"bucket_factor": 4}),
+        ("+ cache, on the servers' own disks", {"cost": "cached_cost", "from_cache": True}),
         ("+ gradients of 4 steps accumulated (not in this project)", {"accumulate": 4}),
     ]
     setups = []
@@ -163,7 +164,6 @@ def measured(results: Mapping[str, Any]) -> dict[str, float]:
             found[f"{key}_cost"] = statistics.median(run["cpu"] for run in runs) / 1000
     if saved := sections.get("checkpoints"):
         found["gradients"] = saved["trained"]
-        found["checkpoint_bytes"] = sum(saved["bytes"].values())
         found["checkpoint"] = sum(map(statistics.median, saved["seconds"].values()))
     return found
 
@@ -211,15 +211,15 @@ class Shares:
 
     Attributes:
         computing: of the average device.
-        data: the average device waits for its batch.
-        slowest: it waits for the last device.
+        slowest: so much longer the slowest device computes, for which the others wait.
+        data: so much later than with all batches ready the last device is there.
         gradients: averaging them.
         checkpoints: waiting until they are saved.
     """
 
     computing: float
-    data: float
     slowest: float
+    data: float
     gradients: float
     checkpoints: float
 
@@ -235,29 +235,31 @@ def simulate(devices: int, setup: Setup, p: Parameters, steps: int = 400, seed: 
         devices: that train together.
         setup: what is turned on.
         p: the costs.
-        steps: that are simulated.
+        steps: that are simulated, a multiple of those that are accumulated.
         seed: of what differs from step to step.
     """
     rng = np.random.default_rng(seed)
     load = max(load_times(devices, setup, p).values())
     average = all_reduce(devices, setup, p)
     taken = np.zeros((p.prefetch, devices))  # when the batch that had this place was taken
-    ready, end = np.zeros(devices), np.zeros(devices)
-    computing = data = slowest = 0.0
+    ready, end, computed = np.zeros(devices), np.zeros(devices), np.zeros(devices)
+    met = computing = slowest = data = 0.0  # met: when all had the last average
     for i in range(steps):
         ready = np.maximum(ready, taken[i % p.prefetch]) + vary(rng, load, p.load_spread, devices)
         start = np.maximum(ready, end)
         taken[i % p.prefetch] = start
         compute = vary(rng, p.step, p.compute_spread, devices)
-        data += float((start - end).mean())
-        computing += float(compute.mean())
         end = start + compute
+        computed += compute
         if (i + 1) % setup.accumulate == 0:
-            slowest += float(end.max() - end.mean())
-            end[:] = end.max() + average
+            computing += float(computed.mean())
+            slowest += float(computed.max() - computed.mean())
+            data += float(end.max() - met - computed.max())
+            met = float(end.max()) + average
+            end[:], computed[:] = met, 0
     saving = p.checkpoint / save_interval(devices, setup, p)
     gradients = average / setup.accumulate
-    return Shares(computing / steps, data / steps, slowest / steps, gradients, saving)
+    return Shares(computing / steps, slowest / steps, data / steps, gradients, saving)
 
 
 def vary(rng: np.random.Generator, mean: float, spread: float, count: int) -> np.ndarray:

@@ -30,13 +30,12 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 Sample = dict[str, np.ndarray]
 
 
-class RandomCropAndFlip:
-    """The box and the flip of this project's samples."""
+class RandomCrop:
+    """The box of this project's samples."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         box = transforms.random_crop(*sample["disparity"].shape, 1.0, 0.5, rng)
-        columns = slice(None, None, -1 if rng.random() < 0.5 else 1)
-        return {name: transforms.crop(values, box)[:, columns] for name, values in sample.items()}
+        return {name: transforms.crop(values, box) for name, values in sample.items()}
 
 
 class Resize:
@@ -49,6 +48,14 @@ class Resize:
         mask = sample["mask"].astype(np.float32)
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST).astype(bool)
         return {"image": image, "disparity": disparity, "mask": mask}
+
+
+class RandomFlip:
+    """That of this project's samples; after the resize, which would have to copy a flipped view."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        columns = slice(None, None, -1 if rng.random() < 0.5 else 1)
+        return {name: values[:, columns] for name, values in sample.items()}
 
 
 class NormalizeImage:
@@ -73,7 +80,7 @@ class Pairs(Dataset):
     """Photographs and 8-bit disparities; item i of pass p is sample i + p * (number of pairs)."""
 
     steps: Sequence[Callable[[Sample, np.random.Generator], Sample]] = (
-        *(RandomCropAndFlip(), Resize()),
+        *(RandomCrop(), Resize(), RandomFlip()),
         *(NormalizeImage(), PrepareForNet()),
     )
 

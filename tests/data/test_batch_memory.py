@@ -65,6 +65,16 @@ def test_what_nobody_refers_to_is_handed_out_again():
     assert address(memory.arrays([(1, 3, 2, 2)])[0]) not in (there, address(second[0]))
 
 
+def test_without_reuse_memory_is_always_fresh():
+    memory = BatchMemory(reuse=False)
+    first = memory.arrays(SHAPES)
+    assert [array.shape for array in first] == SHAPES
+    assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in first)
+    assert all(array.base is None for array in first)  # of NumPy's own
+    del first
+    assert memory._free == {}
+
+
 def test_threads_never_share_an_array():
     memory, wrong = BatchMemory(), []
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from src.data.cache_build import build, verify
 from src.data.mixdata import DataSource, Pair
 from src.data.pairs import read_pair
 from src.data.training import Augmentation, TrainingData
+from src.data.transforms import random_crop
 from src.errors import UserError
 from tests import file_formats
 
@@ -143,9 +146,39 @@ def test_samples_of_what_is_not_larger_than_the_cache_are_the_same_bits(tmp_path
 def test_a_jpeg_that_is_not_larger_is_kept_as_it_is(tmp_path):
     assert cv2.imwrite(str(tmp_path / "a.jpg"), photograph(3, 64, 80))
     pair = replace(write_pair(tmp_path, "b", 64, 80), image=tmp_path / "a.jpg")
-    build([pair], settings_in(tmp_path, margin=2.0), threads=1)
-    opened = Cache([pair], settings_in(tmp_path, margin=2.0))(pair)
+    build([pair], settings_in(tmp_path, margin=1.9), threads=1)
+    opened = Cache([pair], settings_in(tmp_path, margin=1.9))(pair)
     assert np.array_equal(opened.photo.pixels(), read_pair(pair)[0])
+
+
+def test_samples_of_a_jpeg_that_is_not_larger_are_the_same_bits(tmp_path):
+    """The largest that the largest margin keeps: the crop of 61 x 91 pixels is 1.9 samples."""
+    assert cv2.imwrite(str(tmp_path / "a.jpg"), photograph(3, 64, 91))
+    pair = replace(write_pair(tmp_path, "b", 64, 91), image=tmp_path / "a.jpg")
+    settings = settings_in(tmp_path, margin=1.9)
+    build([pair], settings, threads=1)
+    augment = replace(AUGMENT, crop_min_scale=0.95)
+    plain = TrainingData([pair], augment, seed=4, batch_size=1)
+    cached = TrainingData([pair], augment, seed=4, batch_size=1, open_=Cache([pair], settings))
+    assert Cache([pair], settings)(pair).photo.width == 91
+    for turn in range(20):
+        assert all(map(np.array_equal, plain.sample(turn, 0), cached.sample(turn, 0)))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("size", [(32, 32), (96, 128), (384, 384)])
+def test_what_the_largest_margin_keeps_is_never_decoded_at_half_its_size(size, keep):
+    """Otherwise a sample out of the file would not be the one out of the cache."""
+    settings = Settings(Path("c"), *size, keep, 1.9)
+    aspect = size[1] / size[0] if keep else None
+    kept = 0
+    for height in range(size[0], 4 * size[0], 3):
+        for width in range(size[1], 4 * size[1], 7):
+            if settings.size_of(height, width) == (height, width):
+                box = random_crop(height, width, aspect, 1.0, np.random.default_rng(0))
+                assert box.shrink_for(*size) == 1
+                kept += 1
+    assert kept > 100
 
 
 @pytest.mark.parametrize("name", ["large.png", "large.jpg"])
@@ -219,18 +252,34 @@ def test_a_sample_is_the_same_part_of_a_photograph_with_the_cache_and_without(tm
         assert np.abs(off).max() < 6
 
 
-def test_an_unreadable_pair_is_an_error_or_left_to_the_training(tmp_path, small):
-    small[1].target.write_bytes(b"?")
-    with pytest.raises(UserError, match=r"y_t\.png: not a PNG"):
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("how", "text"), [("damaged", "not a PNG"), ("dangling", "no such file")])
+def test_an_unreadable_pair_is_an_error_or_left_to_the_training(tmp_path, small, number, how, text):
+    bad = small[number].target
+    bad.unlink()
+    if how == "damaged":
+        bad.write_bytes(b"?")
+    else:
+        bad.symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=rf"{bad.name}: .*{text}"):
         build(small, settings_in(tmp_path), threads=2)
     assert list((tmp_path / "cache").iterdir()) == []
     build(small, settings_in(tmp_path), threads=2, skip_bad=True)
     reader = Cache(small, settings_in(tmp_path))
     for skip in (False, True):
         data = TrainingData(small, AUGMENT, 0, 1, skip_bad=skip, open_=reader)
-        data.sample(0, 1)
+        data.sample(0, number)
         (error,) = data.errors
-        assert "y_t.png: not a PNG" in str(error)
+        assert bad.name in str(error)
+        assert text in str(error)
+
+
+def test_a_dataset_without_a_readable_pair_has_a_cache_without_records(tmp_path, small):
+    for pair in small:
+        pair.target.write_bytes(b"?")
+    build(small, settings_in(tmp_path), threads=1, skip_bad=True)
+    Cache(small, settings_in(tmp_path))
+    assert not list((tmp_path / "cache" / "a").glob("shard*"))
 
 
 def test_shards_are_files_of_bounded_size(tmp_path, small, monkeypatch):
@@ -328,6 +377,57 @@ def test_a_damaged_file_is_found_at_the_start(small, built, name, how):
     assert name in text or "damaged" in text
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"shards": []},
+        {"facts": {}, "shards": []},
+        {"facts": 1, "index": "", "shards": []},
+        {"facts": {}, "index": "", "shards": [{"bytes": 3}]},
+        [],
+        3,
+    ],
+)
+def test_a_description_with_other_keys_is_a_damaged_cache(small, built, meta):
+    (built.root / "a" / "cache.json").write_text(json.dumps(meta))
+    assert "holds a damaged cache of a" in message(small, built)
+
+
+def test_a_training_goes_on_with_the_cache_that_it_began_with(tmp_path, small, built):
+    reader = Cache(small, built)
+    before = [reader(pair).photo.pixels().copy() for pair in small]
+    put(small[0].image, file_formats.png(photograph(99, 60, 72)))
+    build(list(reversed(small)), built, threads=1)
+    assert all(
+        np.array_equal(reader(pair).photo.pixels(), pixels)
+        for pair, pixels in zip(small, before, strict=True)
+    )
+    shutil.rmtree(built.root)
+    assert np.array_equal(reader(small[1]).photo.pixels(), before[1])
+
+
+def test_a_cache_that_is_replaced_while_it_is_opened_is_refused(small, built, monkeypatch):
+    map_shard = cache._mapped
+
+    def replaced(path: Path) -> object:
+        meta = path.parent / "cache.json"
+        meta.write_text(meta.read_text() + "\n")
+        return map_shard(path)
+
+    monkeypatch.setattr(cache, "_mapped", replaced)
+    assert "replaced just now" in message(small, built)
+
+
+def test_more_shards_than_open_files_are_allowed_at_first(small, built, monkeypatch):
+    limits = [resource.getrlimit(resource.RLIMIT_NOFILE)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    for soft, hard, expected in ((100, 4096, 101), (4096, 4096, 4096), (100, -1, 101)):
+        limits.append((soft, hard))
+        Cache(small, built)
+        assert limits[-1] == (expected, hard)
+
+
 def test_a_flipped_bit_of_the_index_is_found_at_the_start_and_of_a_shard_by_verify(small, built):
     verify(small, built)
     for name, find in (("index.npy", Cache), ("shard-0.bin", verify)):
@@ -365,6 +465,79 @@ def test_only_what_is_invalid_is_built(tmp_path, small, built):
     Cache(small, built)
     after = stamp(built.root)
     assert all(after[key] != value for key, value in before.items())
+
+
+def test_a_folder_that_is_no_cache_is_never_replaced(tmp_path):
+    """The data root as the cache's: the dataset's name is that of the folder of its files."""
+    pairs = [write_pair(tmp_path / "root" / "a" / "video", name, 60, 72) for name in "xy"]
+    settings = replace(settings_in(tmp_path), root=tmp_path / "root")
+    before = stamp(tmp_path)
+    with pytest.raises(UserError, match=r"root/a is not a cache, .*; choose another folder"):
+        build(pairs, settings, threads=1)
+    assert stamp(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "shard-0.bin.bak", ".hidden", "shard-.bin"])
+def test_a_folder_with_anything_else_is_never_replaced(small, built, name):
+    put(built.root / "a" / name, b"mine")
+    os.utime(small[0].image, (1, 1))
+    before = stamp(built.root)
+    with pytest.raises(UserError, match="is not a cache"):
+        build(small, built, threads=1)
+    assert stamp(built.root) == before
+
+
+def test_a_folder_that_pairs_are_read_from_is_never_replaced(tmp_path):
+    """Even where their names are those of a cache's files."""
+    pair = write_pair(tmp_path / "files", "x", 60, 72)
+    folder = tmp_path / "cache" / "a"
+    folder.mkdir(parents=True)
+    pair = replace(pair, target=pair.target.rename(folder / "shard-0.bin"))
+    with pytest.raises(UserError, match="is not a cache"):
+        build([pair], settings_in(tmp_path), threads=1)
+    assert pair.target.exists()
+
+
+def test_a_file_in_the_place_of_a_cache_is_never_replaced(tmp_path, small):
+    file = put(tmp_path / "cache" / "a", b"mine")
+    with pytest.raises(UserError, match="is not a cache"):
+        build(small, settings_in(tmp_path), threads=1)
+    assert file.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_linked_folder_is_built_where_it_lies_and_built_again(tmp_path, small, empty):
+    settings = settings_in(tmp_path)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    settings.root.mkdir()
+    (settings.root / "a").symlink_to(disk / "of_a")
+    if empty:
+        (disk / "of_a").mkdir()
+    for time_ in (1, 2):
+        os.utime(small[0].image, (time_, time_))
+        build(small, settings, threads=1)
+        Cache(small, settings)
+        assert (settings.root / "a").is_symlink()
+        assert [path.name for path in disk.iterdir()] == ["of_a"]
+        assert [path.name for path in settings.root.iterdir()] == ["a"]
+
+
+def test_the_old_cache_stays_until_the_new_one_is_whole(tmp_path, small, built, monkeypatch):
+    os.utime(small[0].image, (1, 1))
+    before = stamp(built.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_build, "_write_records", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(small, built, threads=1)
+    assert stamp(built.root) == before
+    Cache(small[1:], built)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1))
+    place = re.escape(str(built.root / "a"))
+    with pytest.raises(UserError, match=f"remove {place}, which it replaces"):
+        build(small, built, threads=1)
+    assert stamp(built.root) == before
 
 
 def test_a_build_that_fails_leaves_no_cache_and_can_be_run_again(tmp_path, small, monkeypatch):
@@ -484,12 +657,22 @@ def test_a_training_without_its_cache_ends_before_it_makes_a_run(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+SLOW = """
+import time
+from src.data import cache_build
+from src.errors import run_program
+
+resized = cache_build._resized
+cache_build._resized = lambda *arguments: time.sleep(0.5) or resized(*arguments)
+run_program(cache_build.main)
+"""
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_program_leaves_no_half_cache(tmp_path, stop):
-    write_mixdata(tmp_path, 120, 400, 500)
-    process = subprocess.Popen(
-        program(tmp_path), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
+    write_mixdata(tmp_path, 100)  # 25 seconds with two threads
+    command = [sys.executable, "-c", SLOW, *program(tmp_path)[3:]]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         while not list(tmp_path.glob("cache/.unfinished-*/shard-0.bin")):
             assert process.poll() is None

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from src.data.mixdata import DataSource, Pair
-from src.data.pairs import read_pair, require_valid_pixels
+from src.data.pairs import cut_photo, read_pair, require_valid_pixels
+from src.data.transforms import Crop
 from src.errors import UserError
 from tests import file_formats
 
@@ -252,3 +253,32 @@ def test_an_unreadable_pair_is_an_error_of_its_own_or_one_without_valid_pixels(t
     require_valid_pixels(pairs, skip_bad=True)
     with pytest.raises(UserError, match="a: not one valid pixel in the first 1 of its 1"):
         require_valid_pixels(pairs[:1], skip_bad=True)
+
+
+class Shrinkable:
+    """A photograph of 100 x 120 pixels whose values are its columns; it can be decoded at some
+    parts of its size."""
+
+    height, width = 100, 120
+
+    def __init__(self, parts: set[int]) -> None:
+        self.parts = parts
+
+    def can_shrink(self, shrink: int) -> bool:
+        return shrink in self.parts
+
+    def pixels(self, shrink: int = 1) -> np.ndarray:
+        columns = np.arange(0, 120, shrink, dtype=np.uint8)
+        return np.tile(columns[None, :, None], (-(-100 // shrink), 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("parts", "shrink"), [({1, 2, 4, 8}, 4), ({1, 2, 4}, 4), ({1, 2}, 2), ({1, 2, 8}, 2), ({1}, 1)]
+)
+def test_a_part_is_decoded_as_small_as_the_file_allows_and_its_size_does(parts, shrink):
+    """50 x 70 pixels for 12 x 15 of them: a quarter is enough, an eighth too small."""
+    pixels, box = cut_photo(Shrinkable(parts), Crop(3, 9, 50, 70), 12, 15)
+    top, bottom, left, right = (y // shrink * shrink for y in (3, 53, 9, 79))
+    assert box == Crop(top, left, bottom - top, right - left)
+    assert pixels.shape == (box.height // shrink, box.width // shrink, 3)
+    assert pixels[0, :, 0].tolist() == list(range(left, right, shrink))

@@ -175,7 +175,20 @@ def test_a_snapped_crop_by_hand():
     assert box.snapped(1) == box
     assert box.snapped(4) == Crop(12, 16, 100, 48)
     assert box.snapped(4).shrunk(4) == Crop(3, 4, 25, 12)
-    assert box.snapped(8) == Crop(8, 16, 96, 48)
+    assert box.snapped(8) == Crop(8, 16, 104, 48)  # 13 + 101 = 114, down to 112
+
+
+def test_edges_of_a_snapped_crop_move_up_and_left_by_less_than_a_step():
+    rng = np.random.default_rng(0)
+    for step in (2, 4, 8):
+        for top, left, height, width in rng.integers(0, 100, (200, 4)).tolist():
+            box = Crop(top, left, height, width).snapped(step)
+            bottom, right = box.top + box.height, box.left + box.width
+            moved = top - box.top, left - box.left, top + height - bottom, left + width - right
+            assert all(0 <= by < step for by in moved)
+            assert box.height % step == box.width % step == 0
+            assert box.height >= height // step * step
+            assert box.width >= width // step * step
 
 
 def test_a_scaled_crop_by_hand():
@@ -248,6 +261,17 @@ def test_unit_range_looks_at_valid_pixels_only():
     result = transforms.unit_range(disparity, mask)
     assert result.dtype == np.float32
     assert result.tolist() == [[0, 1, 0], [0.5, 0, 0]]
+
+
+def test_unit_range_of_the_largest_numbers():
+    """3.4e38 is float32's largest; of the map [-3e38, 3e38] the difference is above it."""
+    disparity = np.array([[-3e38, 0], [1.5e38, 3e38]], np.float32)
+    result = transforms.unit_range(disparity, np.ones((2, 2), bool))
+    np.testing.assert_allclose(result, [[0, 0.5], [0.75, 1]], atol=1e-6)
+    disparity[0, 1] = np.nan
+    mask = np.isfinite(disparity)
+    result = transforms.unit_range(disparity, mask)
+    np.testing.assert_allclose(result, [[0, 0], [0.75, 1]], atol=1e-6)
 
 
 def test_unit_range_of_a_constant_or_empty_map_is_zero():
