@@ -379,7 +379,7 @@ def test_page_says_where_when_and_how_busy():
             checkpoints=found(figures=checkpoint_figures()),
         )
     )
-    first, failed = page.splitlines()[0], page.splitlines()[-1]
+    first, *_, failed, _, missing = page.splitlines()
     assert first == (
         "Measured on 2026-01-02: 2 cores of Some CPU AVX2, 24 GiB, Linux x86_64, Python 3.11.7, "
         "mindspore 2.10.0, OMP_NUM_THREADS=1."
@@ -389,6 +389,8 @@ def test_page_says_where_when_and_how_busy():
     assert "| weights, 1.00 M values | 1 s, 1 to 1; 4 MB |  |  |" in page
     assert "Disturbed" not in page
     assert failed == "**Processes** failed: exit code 1: this needs two cores"
+    assert missing.startswith("Not measured in this run: `forward`, `train_step`")
+    assert "`checkpoints`" not in missing
     assert "these figures say nothing" in report.page(results(quick=True, scaling=found(error="x")))
 
 
@@ -512,7 +514,7 @@ def test_a_part_of_a_file_is_replaced_and_the_rest_stays(tmp_path):
         replaced(tmp_path / "other.md", {})
 
 
-def test_readme_takes_whole_results_of_full_size(tmp_path):
+def test_readme_takes_results_of_full_size_without_failures(tmp_path):
     file = tmp_path / "benchmarks.json"
     whole = {name: found(figures={}) for name in SECTIONS}
     file.write_text(json.dumps(results(**whole)))
@@ -521,8 +523,11 @@ def test_readme_takes_whole_results_of_full_size(tmp_path):
     with pytest.raises(UserError, match="measured with --quick"):
         readme.kept(file)
     file.write_text(json.dumps(results(**{**whole, "scaling": found(error="x")})))
-    with pytest.raises(UserError, match=r"without scaling; run: .* --only scaling"):
+    with pytest.raises(UserError, match=r"scaling failed; run: .* --only scaling"):
         readme.kept(file)
+    del whole["scaling"]
+    file.write_text(json.dumps(results(**whole)))
+    assert "scaling" not in readme.kept(file)["sections"]
     with pytest.raises(UserError, match="no such file"):
         readme.kept(tmp_path / "none.json")
 

@@ -381,4 +381,6 @@ def page(results: Mapping[str, Any]) -> str:
     if results["quick"]:
         intro += " **With `--quick`, small sizes: these figures say nothing.**"
     parts = [section(name, found) for name in SECTIONS if (found := results["sections"].get(name))]
+    if missing := [name for name in SECTIONS if name not in results["sections"]]:
+        parts.append(f"Not measured in this run: {', '.join(f'`{name}`' for name in missing)}.")
     return "\n\n".join([intro, *parts]) + "\n"

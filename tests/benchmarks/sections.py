@@ -63,17 +63,17 @@ SECTIONS = {
         "Folder inference",
         "midas_run.py on photographs, from files to files, over the network alone on inputs in "
         "memory, in turn; without start and compilation.",
-        5,
+        3,
     ),
     "runtimes": Section(
         "Exported networks",
         "One network, exported, on a photograph; in turn.",
-        5,
+        3,
     ),
     "first_step": Section(
         "Compile cache",
         "Processes that train one step, batch 1.",
-        3,
+        2,
         1,
     ),
     "checkpoints": Section(
@@ -84,7 +84,7 @@ SECTIONS = {
     "scaling": Section(
         "Processes",
         "Weak scaling of training: each process has a core and a batch of its own.",
-        7,
+        3,
     ),
 }
 
