@@ -62,7 +62,6 @@ _UPRIGHT = {
 }
 
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
-_BACK = {6: 8, 8: 6}  # what undoes an orientation; the others undo themselves
 _PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # chunks that may hold an orientation
 
 PathLike = str | Path
@@ -76,6 +75,7 @@ def read_image(path: PathLike, upright: bool = True) -> np.ndarray:
 
     Args:
         upright: apply the EXIF orientation; otherwise rows and columns stay as they are stored.
+            That of a TIFF is part of the format and always applied.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -111,8 +111,8 @@ class ImageFile:
         self._plain_png = _plain_png(self._data, chunks) and not told
         if self._image.format == "TIFF" and orientation != 1:
             _load(path, self._image)  # Pillow turns it, and knows its size only then
-            orientation = 1 if upright else _BACK.get(orientation, orientation)
-        elif not upright:
+            orientation = 1
+        if not upright:
             orientation = 1
         self._transpose = _UPRIGHT.get(orientation)
         width, height = self._image.size
