@@ -22,9 +22,10 @@ from src.midas_net import MidasNet
 from tests.references import TorchMidas, randomize
 from tests.weights import copy_torch_weights
 
-# A shell starts what it puts into the background with Ctrl-C switched off, and programs hand that
-# on to those they start; the tests that send it need it on.
+# A shell starts what it puts into the background with Ctrl-C switched off, nohup what it starts with
+# SIGHUP, and programs hand that on to those they start; the tests that send them need them on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
