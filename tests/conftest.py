@@ -22,7 +22,7 @@ from src.midas_net import MidasNet
 from tests.references import TorchMidas, randomize
 from tests.weights import copy_torch_weights
 
-# A shell starts what it puts into the background with Ctrl-C switched off, nohup what it starts with
+# A shell starts what it puts into the background with Ctrl-C switched off, nohup its program with
 # SIGHUP, and programs hand that on to those they start; the tests that send them need them on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from src.config import load_config
+from src.errors import UserError
 from src.train_step import BUCKET_VALUES
 from tests.benchmarks import report, scaling_page, simulate_scaling
 from tests.benchmarks.simulate_scaling import (
@@ -301,3 +303,18 @@ def test_picture_is_a_small_jpeg(tmp_path):
         with Image.open(tmp_path / "picture") as picture:
             assert picture.format == "JPEG"
             assert len(set(picture.convert("RGB").resize((100, 50)).getdata())) > 50
+
+
+def test_a_parameter_of_the_command_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scaling_page", "--outer", "25e9"])
+    scaling_page.main()
+    table = capsys.readouterr().out
+    assert "| `outer` | 25 GB/s | given | the command line |" in table
+    assert "| `inner` | 30 GB/s | given" not in table
+
+
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_a_parameter_that_is_not_above_0_is_an_error(monkeypatch, value):
+    monkeypatch.setattr(sys, "argv", ["scaling_page", "--workers", value])
+    with pytest.raises(UserError, match=rf"--workers: got {value}; expected more than 0"):
+        scaling_page.main()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocess.check import PUBLISHED as BENCHMARKS
-from src.errors import Parser, run_program
+from src.errors import Parser, UserError, run_program
 from src.image_io import write_bytes
 from tests.benchmarks import report
 from tests.benchmarks.blocks import replaced
@@ -65,6 +65,8 @@ UNITS: dict[str, tuple[float, str]] = {
     **{"batch": (1, "images"), "epoch": (1, "images")},
 }
 
+GIVEN = "given"
+
 simulated = functools.cache(simulate)  # tables and picture show the same steps
 
 
@@ -91,13 +93,15 @@ def parameters(p: Parameters, known: Mapping[str, str]) -> str:
 
     Args:
         p: their values.
-        known: of `origins`.
+        known: of `origins`; GIVEN for those of the command line.
     """
     rows = []
     for name, value in asdict(p).items():
         kind, source = SOURCES[name]
         factor, unit = UNITS.get(name, (1, ""))
-        if source in SECTIONS:
+        if known.get(name) == GIVEN:
+            kind, source = GIVEN, "the command line"
+        elif source in SECTIONS:
             kind = MEASURED if name in known else ASSUMED
             source = known.get(name, "not measured yet")
         rows.append([f"`{name}`", f"{short(value * factor)} {unit}".strip(), kind, source])
@@ -253,13 +257,21 @@ def main() -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--figures", type=Path, default=None, help="of tests.benchmarks")
     for field in fields(Parameters):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=None)
+        parser.add_argument(
+            f"--{field.name}",
+            type=type(field.default),
+            help="in seconds, bytes, values, images or as a share, without prefixes such as milli",
+        )
     asked = vars(parser.parse_args())
     given = {name: value for name, value in asked.items() if value is not None}
+    for name, value in given.items():
+        if name != "figures" and value <= 0:
+            raise UserError(f"--{name}: got {value}; expected more than 0")
     results = report.read(given.pop("figures", FIGURES))
     if asked["figures"] or given:
         p = Parameters(**(measured(results) | given))
-        print("\n\n".join(tables(p, origins(results)).values()))
+        known = origins(results) | dict.fromkeys(given, GIVEN)
+        print("\n\n".join(tables(p, known).values()))
         return
     for file, content in made(results).items():
         write_bytes(file, content)
