@@ -26,9 +26,15 @@ def main() -> int:
     normalisation = (config.nm_img_mean, config.nm_img_std)
     how = (config.onnx_runtime, config.onnx_precision, config.compile_cache)
     predictor = Predictor(weights, config.network(), *normalisation, *how)
-    places = (source, output, alignment)
-    threads = (config.run_batch_size, config.num_parallel_workers)
-    failed = predict_folder(predictor, config.input_rule(), *places, *threads)
+    failed = predict_folder(
+        predictor,
+        config.input_rule(),
+        source,
+        output,
+        alignment,
+        batch_size=config.run_batch_size,
+        workers=config.num_parallel_workers,
+    )
     print(f"depth maps: {output}, computed by {predictor.runtime}")
     if failed:
         print(f"error: images that failed, named above: {failed}", file=sys.stderr)

@@ -59,8 +59,8 @@ class FromNetwork:
         return {"batch_norm": "folded"} if self.predictor.fold_bn else {}
 
     def settings(self, benchmark: Benchmark) -> dict[str, Any]:
-        """The weights by their hash, the network's size and normalisation, and, of an .onnx, what
-        computes it."""
+        """The weights by their hash, the network's size and normalisation, and what else changes
+        digits, see `_runtime`."""
         mean, std = words(self.predictor.mean), words(self.predictor.std)
         return {
             **self._weights,

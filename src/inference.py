@@ -192,6 +192,7 @@ class _Work(NamedTuple):
         return self.predictions.run([item.prepared for item in items])
 
     def finish(self, item: _Read, prediction: np.ndarray) -> _Report:
+        """Write the files of an image."""
         path, name = self.images[item.index], self.names[item.index]
         prediction = resize_prediction(prediction, *item.image.shape[:2])
         write_outputs(self.output, name, item.image, prediction)

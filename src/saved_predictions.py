@@ -192,6 +192,7 @@ class SavedPredictions:
             self._rules[benchmark.name] = f"{benchmark.resize.method} {benchmark.resize.width}"
 
     def settings(self, benchmark: Benchmark) -> dict[str, Any]:
+        """What the C++ program noted of its run, and the model by its hash."""
         folder = self.folders[benchmark.name]
         run = folder.run
         return {
@@ -352,10 +353,11 @@ def _predicted_names(data_name: str, folder: Path) -> str:
 def _image_names(benchmark: Benchmark) -> Iterator[str]:
     """The images of a benchmark in its order, relative to its folder, with '/'."""
     assert isinstance(benchmark, FileBenchmark)  # as all of BENCHMARKS
-    for pair in sorted(benchmark.find_pairs()):  # in the order of its ids
-        inside = pair.image.is_relative_to(benchmark.root)
+    for index in range(len(benchmark)):
+        image = benchmark.image_file(index)
+        inside = image.is_relative_to(benchmark.root)
         root = benchmark.root if inside else benchmark.root.resolve()
-        yield os.path.relpath(pair.image, root)
+        yield os.path.relpath(image, root)
 
 
 def _read_run(path: Path) -> Run:

@@ -89,12 +89,13 @@ def test_the_share_is_convolutions_over_the_other_librarys_pass():
     ]
 
 
-def test_both_libraries_are_read():
+def test_both_libraries_are_read(monkeypatch):
     """A small network: MindSpore's and PyTorch's oneDNN tell of the same work.
 
     At 832x832 the least input of a convolution, 32 channels of 26x26, is one that PyTorch gives to
     oneDNN too. By direction a training step's differ: see lean_conv.py.
     """
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # with one, PyTorch has 1x1 kernels of its own
     figures = kernels.figures(quick=True, runs=1, size=832)
     gflop = {}
     for what in kernels.MAKERS:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,8 +27,8 @@ from src.config import Config, load_config
 from src.image_io import list_images, read_image
 from src.inference import predict_folder
 from src.predictor import Predictor
-from tests.benchmarks.report import FOLDER_GOAL
-from tests.benchmarks.timing import load, seconds, spread, verdict
+from tests.benchmarks.report import print_section
+from tests.benchmarks.timing import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ((640, 480), (1024, 768))
@@ -72,7 +71,7 @@ def usage(function: Callable[[], object], images: int) -> dict[str, float]:
     return {"clock": spent / images, "cores": (time.process_time() - cores) / images}
 
 
-def measure(
+def figures(
     quick: bool = False, runs: int = 5, images: int = 12, batch_size: int = 1, onnx: bool = False
 ) -> dict[str, Any]:
     """Seconds an image of every run, for `network` and `folder`, by `clock` and by `cores`; seconds
@@ -123,27 +122,6 @@ def measure(
     }
 
 
-def report(figures: dict[str, Any]) -> None:
-    """Throughputs, cores used, and whether the goal is met."""
-    height, width = figures["input"]
-    print(
-        f"{figures['runtime']}, {figures['config']}, {width}x{height}, {figures['images']} images"
-    )
-    print(f"loading {figures['loading']:.1f} s, first image {figures['first']:.1f} s")
-    for name, runs in figures["seconds"].items():
-        rates = spread([1 / run["clock"] for run in runs], "images/s")
-        cores = spread([run["cores"] for run in runs], "core seconds an image")
-        print(f"{name:<8} {rates}; {cores}")
-    pairs = list(zip(*figures["seconds"].values(), strict=True))
-    ratio, cores = (
-        statistics.median(alone[of] / whole[of] for alone, whole in pairs)
-        for of in ("clock", "cores")
-    )
-    print(f"folder / network {ratio:.3f}, goal {FOLDER_GOAL}: {verdict(ratio >= FOLDER_GOAL)}")
-    print(f"core seconds network / folder {cores:.3f}: the least, where the network leaves no gap")
-    print(load())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="quickstart's network, to try this")
@@ -152,8 +130,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--onnx", action="store_true", help="the .onnx on OpenVINO, float32")
     logging.getLogger("midas").setLevel(logging.WARNING)
-    print(load(), flush=True)
-    report(measure(**vars(parser.parse_args())))
+    print_section("folder", figures(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

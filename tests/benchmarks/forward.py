@@ -19,7 +19,7 @@ import numpy as np
 
 from src.config import load_config
 from tests.benchmarks.report import EAGER, parse, print_section
-from tests.benchmarks.turns import Make, Outcome, Run, Shape, seconds_by_shape, take_turns
+from tests.benchmarks.turns import Make, Outcome, Run, Shape, beside, seconds_by_shape, take_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANNELS_LAST, COMPILED = "PyTorch, channels last", "torch.compile"
@@ -82,18 +82,18 @@ def make_mindspore(network: Mapping[str, Any], kind: str) -> Run:
 def compare(outcomes: Mapping[str, Outcome], shape: Shape) -> dict[str, float]:
     """The largest difference of every contender to PyTorch eager, of its range; those that differ
     too much have their times taken away."""
-    if shape not in outcomes[EAGER].outputs:
-        return {}
-    expected, differences = outcomes[EAGER].outputs[shape], {}
-    for name, outcome in outcomes.items():
-        if name == EAGER or shape not in outcome.outputs:
-            continue
-        difference = np.abs(outcome.outputs[shape] - expected).max() / np.ptp(expected)
+    differences = {}
+    for name, outcome, output, expected in beside(outcomes, EAGER, shape):
+        difference = difference_of_range(output, expected)
         differences[name] = float(f"{difference:.2g}")
         if not difference <= TOLERANCE:
-            outcome.problem = f"its output is {difference:.1e} of the range from PyTorch's"
-            outcome.seconds.clear()
+            outcome.leave_out(f"its output is {difference:.1e} of the range from PyTorch's")
     return differences
+
+
+def difference_of_range(output: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, of the range of what is expected."""
+    return float(np.abs(output - expected).max() / np.ptp(expected))
 
 
 def figures(quick: bool = False, runs: int = 7, size: int = 0) -> dict[str, Any]:

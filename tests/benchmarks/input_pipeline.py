@@ -14,7 +14,7 @@ resizing.
 from __future__ import annotations
 
 import argparse
-import statistics
+import json
 import sys
 import tempfile
 import time
@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.photo_pairs import write_photo_pairs
-from tests.benchmarks.report import CACHED_GOAL, PIPELINE_GOAL
-from tests.benchmarks.timing import load, spread, verdict
+from tests.benchmarks.report import print_section
 from tests.benchmarks.usage import answer, asked, used
 
 PAIRS, HEIGHT, WIDTH = 64, 480, 640
@@ -131,14 +130,14 @@ def figures(images: int = 192, rounds: int = 5) -> dict[str, Any]:
         rounds: in each, every contender runs once with each number of workers.
 
     Returns:
-        {"load": [before, after], "runs": {contender: {workers: [{"wall", "cpu"}, ...]}},
+        {"runs": {contender: {workers: [{"wall", "cpu"}, ...]}},
         "split": {contender: {part: ms}}, "per core": [ratio, ...], "per core, cache": [...]}, times
         in ms an image, a ratio for each round: of the processor time with 2 workers.
     """
     count = min(PAIRS, images)
     if images % count or count % BATCH:
         raise ValueError(f"images: {images} are no whole passes; choose 64 or a multiple")
-    found: dict[str, Any] = {"load": [load()]}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         write_photo_pairs(Path(folder), count, HEIGHT, WIDTH)
         ours = stack.enter_context(asked(ME, "--serve", folder))
@@ -163,23 +162,7 @@ def figures(images: int = 192, rounds: int = 5) -> dict[str, Any]:
     cpu = {name: [run["cpu"] for run in runs[name][2]] for name in runs}
     for key, name in (("per core", OURS), ("per core, cache", CACHED)):
         found[key] = [other / own for other, own in zip(cpu[TORCH], cpu[name], strict=True)]
-    found["load"].append(load())
     return found
-
-
-def report(found: dict[str, Any]) -> None:
-    """Print the figures as tables."""
-    print(f"{found['load'][0]} before, {found['load'][1]} after")
-    for name, by_workers in found["runs"].items():
-        for workers, runs in by_workers.items():
-            where = f"{workers} worker{'s' * (workers > 1)}" if workers else "no worker"
-            texts = (spread([run[key] for run in runs], "ms") for key in ("cpu", "wall"))
-            print(f"{name:<6} {where:<10} an image: processor {next(texts)}; wall {next(texts)}")
-    for name, parts in found["split"].items():
-        print(f"{name}: " + ", ".join(f"{part} {ms:.2f} ms" for part, ms in parts.items()))
-    for key, goal in (("per core", PIPELINE_GOAL), ("per core, cache", CACHED_GOAL)):
-        met = verdict(statistics.median(found[key]) >= goal)
-        print(f"images/s {key}, over PyTorch's: {spread(found[key], 'times')} (goal {goal}: {met})")
 
 
 def main() -> None:
@@ -191,7 +174,8 @@ def main() -> None:
     if options.serve:
         serve(options.serve)
     else:
-        report(figures(options.images, options.rounds))
+        found = figures(options.images, options.rounds)
+        print_section("input_pipeline", json.loads(json.dumps(found)))  # keys as in a file
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ memory, Python.
 How long convolutions take depends on their kernels, which MindSpore chooses, and on which ones the
 network asks for: `src/lean_conv.py` computes gradients of inputs as forward convolutions, which
 oneDNN tells of as such, so only the sum over directions compares with PyTorch's. PyTorch computes
-small ones (batch 1, one group, no more than 20,480 values of input) without oneDNN; they are in its
-rest. The full network has none at 384x384.
+small ones (batch 1, one group, no more than 20,480 values of input) without oneDNN, and with a
+single thread those of 1x1; they are in its rest. The full network has no small ones at 384x384.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from src.config import Config, load_config
+from tests.benchmarks.forward import difference_of_range
 from tests.benchmarks.report import EAGER, parse, print_section
-from tests.benchmarks.turns import Make, Run, Shape, seconds_by_shape, take_turns
+from tests.benchmarks.turns import Make, Run, Shape, beside, seconds_by_shape, take_turns
 
 ROOT = Path(__file__).resolve().parents[2]
 CKPT, STATE = "midas.ckpt", "midas.pt"
@@ -136,11 +137,9 @@ def figures(quick: bool = False, runs: int = 5, size: int = 0) -> dict[str, Any]
             },
         }
         outcomes = take_turns(contenders, {shape: runs})
-    outputs = {name: each.outputs[shape] for name, each in outcomes.items() if each.outputs}
-    expected = outputs.pop(EAGER)
     differences = {
-        name: float(f"{np.abs(output - expected).max() / np.ptp(expected):.2g}")
-        for name, output in outputs.items()
+        name: float(f"{difference_of_range(output, expected):.2g}")
+        for name, _, output, expected in beside(outcomes, EAGER, shape)
     }
     return {"network": config_path.name, **seconds_by_shape(outcomes), "differences": differences}
 

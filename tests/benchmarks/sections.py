@@ -97,7 +97,7 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
     if name == "input_pipeline":
         return module.figures(images=16 if quick else 192, rounds=runs)
     if name == "folder":
-        return module.measure(quick, runs, images=2 if quick else 12)
+        return module.figures(quick, runs, images=2 if quick else 12)
     return module.figures(quick, runs)
 
 

@@ -19,7 +19,7 @@ from src.config import Config, load_config
 from tests.benchmarks import bare_step
 from tests.benchmarks.forward import CHANNELS_LAST, COMPILED, MINDSPORE, THEIRS
 from tests.benchmarks.report import EAGER, parse, print_section
-from tests.benchmarks.turns import Make, Outcome, Run, Shape, seconds_by_shape, take_turns
+from tests.benchmarks.turns import Make, Outcome, Run, Shape, beside, seconds_by_shape, take_turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,18 +132,12 @@ def _copy_weights(arguments: Mapping[str, Any], network: Any) -> None:
 def compare(outcomes: Mapping[str, Outcome], shape: Shape) -> dict[str, dict[str, float]]:
     """Relative differences of every contender's first step to that of PyTorch eager; those that
     differ too much have their times taken away."""
-    expected, differences = outcomes[EAGER].outputs.get(shape, {}), {}
-    for name, outcome in outcomes.items():
-        if name == EAGER or shape not in outcome.outputs:
-            continue
-        found = {
-            what: abs(outcome.outputs[shape][what] - value) / abs(value)
-            for what, value in expected.items()
-        }
+    differences = {}
+    for name, outcome, told, expected in beside(outcomes, EAGER, shape):
+        found = {what: abs(told[what] - value) / abs(value) for what, value in expected.items()}
         differences[name] = {what: float(f"{value:.2g}") for what, value in found.items()}
         if not all(value <= TOLERANCES[what] for what, value in found.items()):
-            outcome.problem = f"differs from PyTorch's step by {differences[name]}"
-            outcome.seconds.clear()
+            outcome.leave_out(f"differs from PyTorch's step by {differences[name]}")
     return differences
 
 

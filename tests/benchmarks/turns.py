@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -44,6 +44,11 @@ class Outcome:
     seconds: dict[Shape, list[float]] = field(default_factory=dict)
     problem: str = ""
 
+    def leave_out(self, problem: str) -> None:
+        """Take its times away: they are of something else."""
+        self.problem = problem
+        self.seconds.clear()
+
 
 def take_turns(contenders: Mapping[str, Make], shapes: Mapping[Shape, int]) -> dict[str, Outcome]:
     """Run all contenders on all shapes, in turn.
@@ -67,6 +72,18 @@ def take_turns(contenders: Mapping[str, Make], shapes: Mapping[Shape, int]) -> d
                         print(f"{name}: {outcomes[name].problem}", flush=True)
                         pipes.pop(name).close()
     return outcomes
+
+
+def beside(
+    outcomes: Mapping[str, Outcome], reference: str, shape: Shape
+) -> Iterator[tuple[str, Outcome, Any, Any]]:
+    """Every other contender that ran this shape: name, outcome, its output and the reference's;
+    none if the reference did not run it."""
+    if shape not in outcomes[reference].outputs:
+        return
+    for name, outcome in outcomes.items():
+        if name != reference and shape in outcome.outputs:
+            yield name, outcome, outcome.outputs[shape], outcomes[reference].outputs[shape]
 
 
 def seconds_by_shape(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -357,7 +357,9 @@ def test_another_entry_in_mixdata_is_named(small, built, key, value):
 
 def test_the_weight_of_a_dataset_does_not_matter(small, built):
     source = replace(small[0].source, weight=3.0)
-    Cache([replace(pair, source=source) for pair in small], built)
+    heavier = [replace(pair, source=source) for pair in small]
+    opened = Cache(heavier, built)(heavier[0])
+    np.testing.assert_array_equal(opened.photo.pixels(), read_pair(small[0])[0])
 
 
 def test_another_version_of_the_code_is_named(small, built, monkeypatch):
@@ -444,7 +446,8 @@ def test_a_flipped_bit_of_the_index_is_found_at_the_start_and_of_a_shard_by_veri
 
 def test_a_part_of_the_datasets_pairs_is_enough(small, built):
     """Held-out images are in the cache and not asked for."""
-    Cache(small[:1], built)
+    opened = Cache(small[1:2], built)(small[1])
+    np.testing.assert_array_equal(opened.photo.pixels(), read_pair(small[1])[0])
 
 
 # --- Builds -------------------------------------------------------------------------------------

@@ -224,6 +224,10 @@ class FileBenchmark(DepthBenchmark):
     def image_size(self, index: int) -> tuple[int, int]:
         return image_io.image_size(self._pairs[index].image, upright=False)
 
+    def image_file(self, index: int) -> Path:
+        """The file of the image `ids[index]`."""
+        return self._pairs[index].image
+
     @abstractmethod
     def find_pairs(self) -> Iterator[FilePair]:
         """The pairs below `root`, in any order; their files need not exist.
