@@ -8,11 +8,17 @@ from src.errors import UserError, run_program
 def main() -> None:
     from src import runtime
     from src.config import load_config
-    from src.predictor import Predictor, needs_mindspore
+    from src.predictor import Predictor, is_checkpoint, needs_mindspore
 
     config = load_config(description=__doc__)
     if config.run_distribute or needs_mindspore(config.ckpt_path):
-        runtime.start(config.device_target, config.device_id, config.seed, config.run_distribute)
+        runtime.start(
+            config.device_target,
+            config.device_id,
+            config.seed,
+            config.run_distribute,
+            checkpoints_only=is_checkpoint(config.ckpt_path),
+        )
 
     from src.data.benchmarks import open_benchmarks
     from src.evaluation import Options, evaluate_all

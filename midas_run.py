@@ -18,11 +18,16 @@ def main() -> int:
         alignment = read_alignment(Path(config.align), source, config.align_max_depth)
 
     from src.inference import predict_folder
-    from src.predictor import Predictor, needs_mindspore
+    from src.predictor import Predictor, is_checkpoint, needs_mindspore
 
     weights = config.file("model_weights")
     if needs_mindspore(weights):
-        runtime.start(config.device_target, config.device_id, config.seed)
+        runtime.start(
+            config.device_target,
+            config.device_id,
+            config.seed,
+            checkpoints_only=is_checkpoint(weights),
+        )
     normalisation = (config.nm_img_mean, config.nm_img_std)
     how = (config.onnx_runtime, config.onnx_precision, config.compile_cache)
     predictor = Predictor(weights, config.network(), *normalisation, *how)

@@ -11,7 +11,13 @@ def main() -> int:
     from src.config import load_config
 
     config = load_config(description=__doc__)
-    runtime.start(config.device_target, config.device_id, config.seed, config.run_distribute)
+    runtime.start(
+        config.device_target,
+        config.device_id,
+        config.seed,
+        config.run_distribute,
+        checkpoints_only=True,
+    )
 
     from src.cloud import synced
     from src.trainer import train

@@ -59,7 +59,7 @@ training() {
     done
 }
 
-part "set-up" ensure_setup demo
+part "set-up" ensure_setup demo,cpu
 part "scenes" python_in_repo preprocess/render_scenes.py --output "$data" --train "$train" --test "$test"
 part "photographs" python_in_repo preprocess/photographs.py --output "$data"
 part "training" training

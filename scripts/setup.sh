@@ -3,10 +3,11 @@
 #
 #     bash scripts/setup.sh [EXTRAS]
 #
-# EXTRAS is a comma-separated list of the extras of pyproject.toml; demo when not given, "" for none.
-# A second run does nothing; asking for more extras adds them; an interrupted run is repaired by the
-# next one. The extras dev and infer310 also install Debian packages, where that can be done: the
-# browser chromium, and what builds ascend310_infer (cmake, make, g++, OpenCV).
+# EXTRAS is a comma-separated list of the extras of pyproject.toml; demo,cpu when not given, "" for
+# none. A second run does nothing; asking for more extras adds them; an interrupted run is repaired by
+# the next one. The extras dev, infer310 and cpu also install Debian packages, where that can be done:
+# the browser chromium, what builds ascend310_infer (cmake, make, g++, OpenCV), and g++ for what cpu
+# then builds, the convolutions of onednn_conv/.
 #   PYTHON        the Python to build .venv from, where the first fitting one on PATH is not wanted
 #   MIDAS_PYTHON  an interpreter that has MindSpore already (GPU, Ascend): checked, nothing installed
 set -euo pipefail
@@ -108,6 +109,7 @@ part_size_mb() {
         gpu) echo 6200 ;;
         dev) echo 350 ;;
         onnx) echo 550 ;;
+        cpu) echo 5 ;;
         infer310) echo 350 ;;
         *) echo 500 ;;
     esac
@@ -233,6 +235,7 @@ on_interrupt() {
 
 debian_packages() {
     case "$1" in
+        cpu) echo g++ ;;
         dev) echo chromium ;; # the test of the report page loads it there
         infer310) echo cmake make g++ libopencv-imgcodecs-dev libopencv-imgproc-dev ;;
     esac
@@ -241,6 +244,7 @@ debian_packages() {
 # Whatever brought them: the commands and headers count, not the packages.
 has_debian_packages() {
     case "$1" in
+        cpu) command -v "${CXX:-g++}" ;;
         dev) command -v chromium ;;
         infer310) command -v cmake && command -v make && command -v g++ && has_opencv ;;
     esac >/dev/null
@@ -282,9 +286,25 @@ install_debian_packages() {
 
 what_is_lost() {
     case "$1" in
+        cpu) echo "no C++ compiler, so networks compute with MindSpore's own convolutions" ;;
         dev) echo "no chromium, so its test will be skipped" ;;
         infer310) echo "not all that builds ascend310_infer is there, so it will not run" ;;
     esac
+}
+
+has_onednn_conv() {
+    local built="$REPO_ROOT/onednn_conv/out/libconvolution.so" source
+    for source in "$REPO_ROOT"/onednn_conv/{convolution.cc,build.sh} "$STAMP"; do
+        [[ "$built" -nt "$source" ]] || return 1
+    done
+}
+
+# Never a reason to fail: the rest works without it.
+build_onednn_conv() {
+    local said
+    has_debian_packages cpu || return 0 # said already
+    said="$(bash "$REPO_ROOT/onednn_conv/build.sh" 2>&1)" ||
+        say "networks compute with MindSpore's own convolutions: ${said#error: }"
 }
 
 apt_install() {
@@ -353,13 +373,14 @@ set_up() {
 main() {
     (($# <= 1)) || fail "usage: bash scripts/setup.sh [EXTRAS, comma-separated: $(known_extras | paste -sd, -)]"
     local extras extra
-    extras="$(normalise_extras "${1-demo}")"
+    extras="$(normalise_extras "${1-demo,cpu}")"
     check_extras "$extras"
     if [[ -n "${MIDAS_PYTHON:-}" ]]; then
         check_own_python "$extras"
         return
     fi
-    if is_ready "$extras" && [[ -z "$(without_debian_packages "$extras")" ]]; then
+    if is_ready "$extras" && [[ -z "$(without_debian_packages "$extras")" ]] &&
+        { [[ ",$extras," != *,cpu,* ]] || has_onednn_conv; }; then
         return
     fi
 
@@ -371,6 +392,7 @@ main() {
     for extra in $(without_debian_packages "$extras"); do
         install_debian_packages "$extra"
     done
+    [[ ",$extras," != *,cpu,* ]] || build_onednn_conv
 }
 
 main "$@"

@@ -17,7 +17,7 @@ part() {
 }
 
 cd -- "$REPO_ROOT"
-part "set-up" ensure_setup demo,convert,dev,gpu,infer310,onnx
+part "set-up" ensure_setup demo,convert,cpu,dev,gpu,infer310,onnx
 part "ruff check" "$PYTHON" -m ruff check .
 part "ruff format" "$PYTHON" -m ruff format --check .
 # Its closing line, with the time, stays the last one: CI reads it.

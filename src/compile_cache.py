@@ -22,7 +22,7 @@ from typing import Any
 
 import mindspore as ms
 
-from src import runtime
+from src import cpu_kernels, runtime
 from src.errors import UserError
 from src.image_io import write_bytes
 
@@ -166,8 +166,8 @@ class GraphStore:
 def _key(facts: Mapping[str, Any]) -> str:
     """Of sources, versions, kernels and `facts`."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    versions = (ms.__version__, platform.python_version(), os.environ.get("ONEDNN_MAX_CPU_ISA"))
-    digest.update(repr(versions).encode())
+    versions = (ms.__version__, platform.python_version())
+    digest.update(repr((*versions, *cpu_kernels.facts())).encode())
     for source in sorted(_SOURCES.rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:32]

@@ -1,11 +1,12 @@
-"""Which of oneDNN's CPU kernels MindSpore computes with, by a measurement of this machine.
+"""What computes convolutions on this CPU, by a measurement of it.
 
 MindSpore hands oneDNN its tensors in plain NCHW. On processors with AVX-512 oneDNN 3.10, the one in
 MindSpore 2.10, then takes an implementation that transposes the input and ends in the reference
 kernel, for all that is larger than 1x1: a 3x3 convolution takes 100 times as long as held to AVX2,
-where it becomes a matrix product. Another version or processor may do better without the limit, so
-both are timed, once on each machine, each in a process of its own, as oneDNN reads the variable
-ONEDNN_MAX_CPU_ISA at its first convolution. One that the user has set is left alone.
+where it becomes a matrix product. onednn_conv/, where it is built, lets oneDNN choose the layouts,
+which other processors may gain less by. So all are timed, once on each machine, each in a process
+of its own, as oneDNN reads the variable ONEDNN_MAX_CPU_ISA at its first convolution. One that the
+user has set is left alone.
 """
 
 from __future__ import annotations
@@ -31,23 +32,65 @@ from src.image_io import write_bytes
 
 LOG = logging.getLogger("midas")
 LIMIT = "ONEDNN_MAX_CPU_ISA"  # oneDNN's; MindSpore's and OpenVINO's both read it
-HELD_TO = "AVX2"
+SWITCH = "MIDAS_ONEDNN_CONV"  # 0 or 1: without or with onednn_conv/, whatever is faster
+# What can compute:
+HELD_TO = "AVX2"  # MindSpore's convolutions, held to this
+FREE = ""  # MindSpore's convolutions
+OWN = "onednn_conv"  # of this repository
 _REPOSITORY = Path(__file__).resolve().parents[1]
-_ATTEMPTS = 3
+LIBRARY = _REPOSITORY / "onednn_conv" / "out" / "libconvolution.so"
+_ATTEMPTS = 5
+_SLOW = 1.0  # seconds that one attempt tells enough after
 _TIMEOUT = 120  # seconds for one measurement, most of which is MindSpore's import
+_CHANNELS, _SIZE = 128, 64  # of what is measured
 _ours: dict[str, str] = {}  # variables that this module has set, not the user
+_chosen = FREE
 
 
-def choose() -> None:
-    """Set oneDNN's limit in the environment, or not: what is faster here.
+def choose(checkpoints_only: bool = False) -> None:
+    """Set oneDNN's limit in the environment, or not, and take onednn_conv/, or not: what is fastest
+    here.
 
     It must come before MindSpore's first convolution. The measurement takes some ten seconds and is
-    kept in `cache_file`; processors without AVX-512 (older x86, Arm) have no choice and need none.
+    kept in `cache_file`. Without onednn_conv/, processors without AVX-512 (older x86, Arm) have no
+    choice and need none.
+
+    Args:
+        checkpoints_only: the process computes no network but those that it builds itself. The
+            others, out of .mindir files, have MindSpore's convolutions, which need the limit.
+
+    Raises:
+        UserError: the variable MIDAS_ONEDNN_CONV is neither 0 nor 1, or 1 without the library.
     """
-    if LIMIT in os.environ or not _has_avx512():
-        return
-    if _fastest() == HELD_TO:
+    global _chosen
+    ways = _ways(checkpoints_only)
+    _chosen = ways[0] if len(ways) == 1 else _fastest(ways)
+    if _chosen == HELD_TO:
         os.environ[LIMIT] = _ours[LIMIT] = HELD_TO
+
+
+def chose_own() -> bool:
+    """Whether onednn_conv/ computes the convolutions of networks that this process builds."""
+    return _chosen == OWN
+
+
+def facts() -> tuple[str | None, ...]:
+    """What compiled graphs depend on: the limit; place and content of a library in use."""
+    limit = os.environ.get(LIMIT)
+    return (limit, str(LIBRARY), _library_hash()) if chose_own() else (limit,)
+
+
+def _ways(checkpoints_only: bool) -> list[str]:
+    """What may compute in this process."""
+    ways = [HELD_TO, FREE] if _has_avx512() and LIMIT not in os.environ else [FREE]
+    wanted = os.environ.get(SWITCH)
+    if wanted not in {None, "0", "1"}:
+        raise UserError(f"{SWITCH}: expected 0 or 1, got '{wanted}'")
+    if wanted == "1" and not LIBRARY.is_file():
+        raise UserError(f"{SWITCH}=1: {LIBRARY} is not built; run 'bash onednn_conv/build.sh'")
+    if not checkpoints_only or wanted == "0" or not LIBRARY.is_file():
+        return ways
+    return [OWN] if wanted == "1" else [OWN, *ways]
 
 
 @contextlib.contextmanager
@@ -77,19 +120,20 @@ def cache_file() -> Path:
     return Path(root) / "midas" / "cpu_kernels.json"
 
 
-def _fastest() -> str:
-    """AVX2 or nothing: what was measured here, now or earlier."""
-    key = _machine()
+def _fastest(ways: list[str]) -> str:
+    """One of these: what was measured here, now or earlier."""
+    key = _machine(OWN in ways)
     with _alone():
         known = _read()
-        if known.get(key) not in (HELD_TO, ""):
-            seconds = {held_to: _measured(held_to) for held_to in (HELD_TO, "")}
+        if known.get(key) not in ways:
+            seconds = {way: _measured(way) for way in ways}
             if not math.isfinite(min(seconds.values())):
-                LOG.warning("CPU kernels: could not be measured; %s=%s", LIMIT, HELD_TO)
-                return HELD_TO  # right on every machine that was seen so far
+                safe = HELD_TO if HELD_TO in ways else FREE
+                LOG.warning("CPU kernels: could not be measured; %s", _in_words(safe))
+                return safe  # AVX2 was right on every machine that was seen so far
             known[key] = min(seconds, key=seconds.get)
-            _tell(seconds, known[key])
-            _keep(known)
+            where = _keep(known)
+            _tell(seconds, known[key], where)
     return known[key]
 
 
@@ -104,20 +148,26 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _machine() -> str:
-    """A key for all that the measurement depends on: processor and MindSpore."""
+def _machine(with_own: bool) -> str:
+    """A key for all that the measurement depends on: processor, MindSpore, limit and library."""
     flags = next((line for line in _cpuinfo().splitlines() if line.startswith("flags")), "")
     name = next((line for line in _cpuinfo().splitlines() if line.startswith("model name")), "")
-    facts = (name, flags, len(os.sched_getaffinity(0)), version("mindspore"))
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    known = [name, flags, len(os.sched_getaffinity(0)), version("mindspore")]
+    if with_own:
+        known += [os.environ.get(LIMIT), _library_hash()]
+    return hashlib.sha256(repr(tuple(known)).encode()).hexdigest()[:32]
 
 
-def _measured(held_to: str) -> float:
-    """Seconds of a 3x3 convolution; infinite where it fails or hangs."""
+def _library_hash() -> str:
+    return hashlib.sha256(LIBRARY.read_bytes()).hexdigest()
+
+
+def _measured(way: str) -> float:
+    """Seconds of a 3x3 convolution; infinite where it fails, hangs or computes something else."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MS_")}
-    if held_to:
-        environment[LIMIT] = held_to
-    command = [sys.executable, "-m", "src.cpu_kernels"]
+    if way == HELD_TO:
+        environment[LIMIT] = HELD_TO
+    command = [sys.executable, "-m", "src.cpu_kernels", way]
     try:
         done = subprocess.run(
             command, cwd=_REPOSITORY, env=environment, timeout=_TIMEOUT, capture_output=True
@@ -127,14 +177,22 @@ def _measured(held_to: str) -> float:
         return math.inf
 
 
-def _tell(seconds: dict[str, float], fastest: str) -> None:
-    held, free = (f"{seconds[key] * 1e3:.1f} ms" for key in (HELD_TO, ""))
-    choice = f"{LIMIT}={HELD_TO}" if fastest else f"{LIMIT} not set"
+def _tell(seconds: dict[str, float], fastest: str, where: str) -> None:
+    named = {OWN: "by onednn_conv", HELD_TO: f"held to {HELD_TO}", FREE: "otherwise"}
+    times = [
+        f"{taken * 1e3:.1f} ms {named[way]}" if math.isfinite(taken) else f"fails {named[way]}"
+        for way, taken in seconds.items()
+    ]
     LOG.info(
-        "CPU kernels: a 3x3 convolution takes %s held to %s, %s otherwise; %s (measured once, kept "
-        "in %s)",
-        *(held, HELD_TO, free, choice, cache_file()),
+        "CPU kernels: a 3x3 convolution takes %s; %s (measured once%s)",
+        *(", ".join(times), _in_words(fastest), where),
     )
+
+
+def _in_words(way: str) -> str:
+    if way == OWN:
+        return "onednn_conv computes"
+    return f"{LIMIT}={HELD_TO}" if way == HELD_TO else f"{LIMIT} left as it is"
 
 
 def _read() -> dict[str, str]:
@@ -146,12 +204,15 @@ def _read() -> dict[str, str]:
     return known if isinstance(known, dict) else {}
 
 
-def _keep(known: dict[str, str]) -> None:
+def _keep(known: dict[str, str]) -> str:
+    """Keep what was measured; where it is kept, in words, which are empty if it cannot be."""
     try:
         cache_file().parent.mkdir(parents=True, exist_ok=True)
         write_bytes(cache_file(), json.dumps(known, indent=1).encode())
     except (OSError, UserError) as error:
         LOG.warning("CPU kernels: not kept (%s); set %s to save the time", error, LIMIT)
+        return ""
+    return f", kept in {cache_file()}"
 
 
 def _has_avx512() -> bool:
@@ -165,17 +226,28 @@ def _cpuinfo() -> str:
         return ""
 
 
-def _time_convolution() -> float:
-    """Seconds of a 3x3 convolution of 64 channels on 48x48 in this process, the best of some."""
+def _time_convolution(way: str) -> float:
+    """Seconds of a 3x3 convolution in this process, the best of some.
+
+    Raises:
+        ArithmeticError: it computes something else.
+    """
     import mindspore as ms
     from mindspore import nn
 
+    from src.onednn_conv import OneDnnConv2d
+
     ms.set_device("CPU")
-    layer = nn.Conv2d(64, 64, 3, pad_mode="pad", padding=1)
-    image = ms.ops.ones((1, 64, 48, 48), ms.float32)
-    layer(image).asnumpy()
-    times = []
-    for _ in range(_ATTEMPTS):
+    kind = OneDnnConv2d if way == OWN else nn.Conv2d
+    layer = kind(_CHANNELS, _CHANNELS, 3, pad_mode="pad", padding=1, weight_init="ones")
+    image = ms.ops.ones((1, _CHANNELS, _SIZE, _SIZE), ms.float32)
+    start = time.perf_counter()
+    output = layer(image).asnumpy()
+    first = time.perf_counter() - start
+    if output.min() != 4 * _CHANNELS or output.max() != 9 * _CHANNELS:  # corners, inside
+        raise ArithmeticError("a sum of ones is wrong")
+    times = [first]
+    while len(times) <= _ATTEMPTS and first < _SLOW:
         start = time.perf_counter()
         layer(image).asnumpy()
         times.append(time.perf_counter() - start)
@@ -183,4 +255,4 @@ def _time_convolution() -> float:
 
 
 if __name__ == "__main__":
-    print(_time_convolution())
+    print(_time_convolution(sys.argv[1]))

@@ -43,6 +43,11 @@ def needs_mindspore(weights: str | Path) -> bool:
     return Path(weights).suffix != ".onnx"
 
 
+def is_checkpoint(weights: str | Path) -> bool:
+    """Whether the network of this file is built here; the others bring their own."""
+    return Path(weights).suffix == ".ckpt"
+
+
 class Predictor:
     """A trained network, from a .ckpt, a .mindir or an .onnx; `path` is that file.
 
@@ -79,7 +84,7 @@ class Predictor:
         self.mean, self.std = tuple(mean), tuple(std)
         self._seen: set[tuple[int, ...]] = set()
         self.path = Path(weights)
-        self.fold_bn = fold_bn and self.path.suffix == ".ckpt"
+        self.fold_bn = fold_bn and is_checkpoint(weights)
         if needs_mindspore(weights):
             self.network = _mindspore_network(weights, network, compile_cache, fold_bn)
         else:

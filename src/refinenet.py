@@ -108,4 +108,4 @@ class Decoder(nn.Cell):
 
 def _last_conv(in_channels: int) -> nn.Conv2d:
     """To one channel. Starts near a constant 1, since a ReLU that starts at 0 never learns."""
-    return nn.Conv2d(in_channels, 1, 1, has_bias=True, weight_init=Normal(0.02), bias_init="ones")
+    return conv(in_channels, 1, 1, has_bias=True, weight_init=Normal(0.02), bias_init="ones")

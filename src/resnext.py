@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, Initializer
 
+from src import cpu_kernels
 from src.lean_conv import LeanConv2d
+from src.onednn_conv import OneDnnConv2d
 
 EXPANSION = 4  # a bottleneck's output channels over its stage's base channels
 
@@ -23,13 +25,17 @@ def conv(
     group: int = 1,
     has_bias: bool = False,
     weight_init: Initializer | str | None = None,
+    bias_init: Initializer | str = "zeros",
 ) -> nn.Conv2d:
     """A convolution padded by half its kernel on all sides.
 
-    Weights start as He et al. (2015) for ReLU, fan out, unless `weight_init` says otherwise;
-    biases start at 0.
+    Weights start as He et al. (2015) for ReLU, fan out, unless `weight_init` says otherwise.
     """
-    kind = LeanConv2d if (kernel_size, stride, group) == (3, 1, 1) else nn.Conv2d
+    kind = nn.Conv2d
+    if cpu_kernels.chose_own():
+        kind = OneDnnConv2d
+    elif (kernel_size, stride, group) == (3, 1, 1):
+        kind = LeanConv2d
     return kind(
         in_channels,
         out_channels,
@@ -40,7 +46,7 @@ def conv(
         group=group,
         has_bias=has_bias,
         weight_init=weight_init or HeNormal(mode="fan_out", nonlinearity="relu"),
-        bias_init="zeros",
+        bias_init=bias_init,
     )
 
 

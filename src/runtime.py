@@ -24,7 +24,11 @@ _COLLECTIVE_TIMEOUT = 1800  # seconds; longer than one rank may keep the others 
 
 
 def start(
-    device_target: str, device_id: int = 0, seed: int = 0, run_distribute: bool = False
+    device_target: str,
+    device_id: int = 0,
+    seed: int = 0,
+    run_distribute: bool = False,
+    checkpoints_only: bool = False,
 ) -> None:
     """Choose the device, graph mode and the seed, before the first network is built.
 
@@ -37,6 +41,7 @@ def start(
             within the machine instead.
         seed: of MindSpore and NumPy.
         run_distribute: join the processes that msrun started.
+        checkpoints_only: as of `cpu_kernels.choose`.
 
     Raises:
         UserError: the device is not usable on this machine, or `run_distribute` is not as msrun
@@ -44,7 +49,7 @@ def start(
     """
     _check_launch(run_distribute)
     if device_target == "CPU" and not is_scheduler():
-        cpu_kernels.choose()
+        cpu_kernels.choose(checkpoints_only)
     if is_scheduler():
         device_target = "CPU"  # it computes nothing
     if run_distribute:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from src import cpu_kernels, runtime
+from src.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +25,8 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setenv(cpu_kernels.LIMIT, "to be restored")
     del os.environ[cpu_kernels.LIMIT]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(cpu_kernels.SWITCH, raising=False)
+    monkeypatch.setattr(cpu_kernels, "_chosen", cpu_kernels.FREE)
     monkeypatch.setattr(cpu_kernels, "_cpuinfo", lambda: "model name : X\nflags : avx2 avx512f\n")
     monkeypatch.setattr(cpu_kernels.platform, "machine", lambda: "x86_64")
     return os.environ
@@ -31,13 +34,13 @@ def environment(monkeypatch, tmp_path):
 
 @pytest.fixture
 def timed(monkeypatch):
-    """Stands in for the two processes; what was timed, and how long it shall take."""
-    seconds = {"AVX2": 0.005, "": 0.6}
+    """Stands in for the processes; what was timed, and how long it shall take."""
+    seconds = {"AVX2": 0.005, "": 0.6, "onednn_conv": 0.003}
     calls: list[str] = []
 
-    def measured(held_to: str) -> float:
-        calls.append(held_to)
-        return seconds[held_to]
+    def measured(way: str) -> float:
+        calls.append(way)
+        return seconds[way]
 
     monkeypatch.setattr(cpu_kernels, "_measured", measured)
     return seconds, calls
@@ -81,7 +84,7 @@ def test_another_processor_or_mindspore_is_measured_anew(environment, timed, mon
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"foreign"])
 def test_a_damaged_file_is_measured_anew(environment, timed, content):
     if content == b"foreign":
-        content = json.dumps({cpu_kernels._machine(): {"seconds": {}}}).encode()
+        content = json.dumps({cpu_kernels._machine(False): {"seconds": {}}}).encode()
     cpu_kernels.cache_file().parent.mkdir(parents=True)
     cpu_kernels.cache_file().write_bytes(content)
     cpu_kernels.choose()
@@ -110,15 +113,15 @@ def test_without_a_home_folder_it_is_kept_among_temporary_files(environment, tim
 
 def test_processes_that_start_together_measure_once(environment, timed, monkeypatch):
     """The second waits until the first has kept what it found."""
-    measured, second = cpu_kernels._measured, []
+    measured, second, ways = cpu_kernels._measured, [], ["AVX2", ""]
 
-    def slowly(held_to: str) -> float:
+    def slowly(way: str) -> float:
         if not second:
-            second.append(threading.Thread(target=cpu_kernels._fastest))
+            second.append(threading.Thread(target=cpu_kernels._fastest, args=(ways,)))
             second[0].start()
             second[0].join(0.2)
             assert second[0].is_alive()
-        return measured(held_to)
+        return measured(way)
 
     monkeypatch.setattr(cpu_kernels, "_measured", slowly)
     cpu_kernels.choose()
@@ -188,7 +191,115 @@ def test_the_limit_is_lifted_for_other_libraries_and_comes_back(environment, tim
 
 def test_the_measurement_tells_the_seconds_of_a_convolution():
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    command = [sys.executable, "-m", "src.cpu_kernels"]
+    command = [sys.executable, "-m", "src.cpu_kernels", "AVX2"]
     told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert float(told.stdout) > 0
     assert math.isfinite(cpu_kernels._measured("AVX2"))
+
+
+# --- onednn_conv/ ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(environment, timed, monkeypatch, tmp_path):
+    """A library that is built; how long it shall take is of `timed`."""
+    path = tmp_path / "libconvolution.so"
+    path.write_bytes(b"built")
+    monkeypatch.setattr(cpu_kernels, "LIBRARY", path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("own", "free", "expected"),
+    [
+        (0.003, 0.6, "onednn_conv"),
+        (0.006, 0.6, "AVX2"),
+        (0.006, 0.004, ""),
+        (math.inf, 0.6, "AVX2"),
+    ],
+)
+def test_the_own_library_is_taken_where_it_is_the_fastest(
+    environment, timed, library, own, free, expected
+):
+    timed[0].update({"onednn_conv": own, "": free})
+    for measured in (["onednn_conv", "AVX2", ""], []):  # the second time it is known
+        timed[1].clear()
+        cpu_kernels.choose(checkpoints_only=True)
+        assert cpu_kernels.chose_own() == (expected == "onednn_conv")
+        assert environment.pop("ONEDNN_MAX_CPU_ISA", "") == expected.replace("onednn_conv", "")
+        assert timed[1] == measured
+
+
+def test_graphs_of_files_keep_mindspores_convolutions(environment, timed, library):
+    """Their convolutions would be 100 times slower without the limit."""
+    cpu_kernels.choose(checkpoints_only=True)
+    cpu_kernels.choose()
+    assert not cpu_kernels.chose_own()
+    assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+def test_another_library_is_measured_anew(environment, timed, library):
+    cpu_kernels.choose(checkpoints_only=True)
+    found = cpu_kernels.facts()
+    library.write_bytes(b"another")
+    cpu_kernels.choose(checkpoints_only=True)
+    assert timed[1] == ["onednn_conv", "AVX2", ""] * 2
+    assert cpu_kernels.facts() != found  # nor are graphs taken that were compiled with it
+
+
+def test_a_users_limit_holds_for_the_own_library_too(environment, timed, library):
+    environment["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+    cpu_kernels.choose(checkpoints_only=True)
+    assert timed[1] == ["onednn_conv", ""]
+    assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+def test_processors_without_avx512_choose_by_measurement_too(
+    environment, timed, library, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, "midas")
+    monkeypatch.setattr(cpu_kernels, "_cpuinfo", lambda: "flags : avx2")
+    timed[0][""] = 0.002
+    cpu_kernels.choose(checkpoints_only=True)
+    assert timed[1] == ["onednn_conv", ""]
+    assert not cpu_kernels.chose_own()
+    assert "ONEDNN_MAX_CPU_ISA" not in environment
+    assert "3.0 ms by onednn_conv, 2.0 ms otherwise; " in caplog.text
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_the_user_has_the_last_word(environment, timed, library, monkeypatch, wanted):
+    monkeypatch.setenv("MIDAS_ONEDNN_CONV", wanted)
+    timed[0]["onednn_conv"] = {"0": 0.001, "1": 1.0}[wanted]
+    cpu_kernels.choose(checkpoints_only=True)
+    assert cpu_kernels.chose_own() == (wanted == "1")
+    assert "onednn_conv" not in timed[1]
+
+
+@pytest.mark.parametrize("value", ["yes", "", "2"])
+def test_another_word_of_the_users_is_an_error(environment, timed, monkeypatch, value):
+    monkeypatch.setenv("MIDAS_ONEDNN_CONV", value)
+    with pytest.raises(UserError, match="MIDAS_ONEDNN_CONV: expected 0 or 1, got "):
+        cpu_kernels.choose(checkpoints_only=True)
+
+
+def test_a_library_that_is_wanted_and_not_built_is_an_error(
+    environment, timed, library, monkeypatch
+):
+    library.unlink()
+    monkeypatch.setenv("MIDAS_ONEDNN_CONV", "1")
+    with pytest.raises(UserError, match=r"bash onednn_conv/build\.sh"):
+        cpu_kernels.choose(checkpoints_only=True)
+
+
+def test_a_broken_library_fails_in_the_measurements_process(tmp_path):
+    broken = tmp_path / "libconvolution.so"
+    broken.write_bytes(b"no library")
+    program = (
+        "from pathlib import Path; from src import cpu_kernels; "
+        f"cpu_kernels.LIBRARY = Path({str(broken)!r}); "
+        "print(cpu_kernels._time_convolution(cpu_kernels.OWN))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stdout == ""

@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each")
     asked = parser.parse_args()
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
     config = load_config(["--config_path", str(asked.config_path)])
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(MidasNet(**config.network()), Path(folder, "small.ckpt"))

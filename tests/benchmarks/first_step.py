@@ -29,7 +29,7 @@ def work(cache: Path, config_path: str, size: int) -> None:
     its compilation or what the cache leaves of it."""
     from src import runtime
 
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
 
     import mindspore as ms
 
@@ -72,7 +72,8 @@ def figures(quick: bool = False, runs: int = 3, size: int = 0) -> dict[str, Any]
     Raises:
         RuntimeError: the second process of a pair did not find the first one's graph.
     """
-    cpu_kernels.choose()  # measures a machine that it does not know yet: in no figure
+    # Measures a machine that it does not know yet: in no figure.
+    cpu_kernels.choose(checkpoints_only=True)
     config_path = ROOT / ("scripts/quickstart.yaml" if quick else "config.yaml")
     found = {name: {"process": [], "step": []} for name in (FRESH, CACHED)}
     for _ in range(runs):

@@ -86,7 +86,7 @@ def figures(
     """
     from src import runtime
 
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
     config_path = ROOT / ("scripts/quickstart.yaml" if quick else "config.yaml")
     config = load_config(["--config_path", str(config_path)])
     rule, times = config.input_rule(), {"network": [], "folder": []}

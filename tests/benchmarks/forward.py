@@ -61,7 +61,7 @@ def make_mindspore(network: Mapping[str, Any], kind: str) -> Run:
     """MindSpore's MidasNet with the weights of `make_pytorch`."""
     from src import runtime
 
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
 
     import mindspore as ms
 

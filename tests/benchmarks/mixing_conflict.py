@@ -188,7 +188,7 @@ def main() -> int:
         raise UserError("--seeds, --steps: expected whole numbers from 1")
     if options.output and options.output.exists():
         raise UserError(f"--output: {options.output} exists; choose a new folder")
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
     with ExitStack() as stack:
         root = options.output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         write_data(root)

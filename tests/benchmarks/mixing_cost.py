@@ -104,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     name = "config.yaml" if options.full else "scripts/quickstart.yaml"
     config = load_config(["--config_path", str(ROOT / name)])
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
     if options.only:
         peak_memory(options.only, config, options)
         return

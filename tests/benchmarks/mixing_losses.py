@@ -226,7 +226,7 @@ def main() -> None:
     claim(folder, settings)
     render(folder / "data", options.train, options.test)
     (folder / "runs").mkdir(exist_ok=True)
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
     experiment = Experiment(folder, make_config(folder, options.steps))
     results = [
         experiment.result(loss, mixing, seed)

@@ -194,7 +194,7 @@ def main() -> None:
     )
     if bare > steps * epochs:
         parser.error("--bare: at most the steps of a training")
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
     name = "full" if asked.full else "small"
     print(f"{name} network, {epochs} epochs of {steps} steps; {load()}", flush=True)
     with tempfile.TemporaryDirectory() as folder:

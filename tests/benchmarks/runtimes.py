@@ -96,12 +96,12 @@ def make_pytorch(config_path: Path, folder: Path) -> Run:
 def make_exported(config_path: Path, folder: Path, name: str) -> Run:
     """An exported file in the runtime of a contender, on the photograph."""
     from src import runtime
-    from src.predictor import Predictor, needs_mindspore
+    from src.predictor import Predictor, is_checkpoint, needs_mindspore
 
     config = load_config(["--config_path", str(config_path)])
     file, onnx_runtime, precision = CONTENDERS[name]
     if needs_mindspore(file):
-        runtime.start("CPU")
+        runtime.start("CPU", checkpoints_only=is_checkpoint(file))
     choice = (onnx_runtime, precision) if onnx_runtime else ()
     predictor = Predictor(
         folder / file, config.network(), config.nm_img_mean, config.nm_img_std, *choice

@@ -26,7 +26,7 @@ def main() -> None:
 
     core = int(cores[runtime.local_rank()])
     os.sched_setaffinity(0, {core})  # inherited by all threads: MindSpore's are not there yet
-    runtime.start("CPU", run_distribute=kind == PAIR)
+    runtime.start("CPU", run_distribute=kind == PAIR, checkpoints_only=True)
 
     import mindspore as ms
 

@@ -96,7 +96,7 @@ def make_mindspore(config_path: Path, weights: str) -> Run:
     """
     from src import runtime
 
-    runtime.start("CPU")
+    runtime.start("CPU", checkpoints_only=True)
 
     import mindspore as ms
 

@@ -37,6 +37,7 @@ demo = ["demo-part"]
 dev = ["dev-part"]
 gpu = []
 infer310 = []
+cpu = []
 """
 
 # Builds the editable wheel by hand, counts its builds, and waits where a test says so.
@@ -67,6 +68,11 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     raise NotImplementedError
+"""
+
+# In the place of onednn_conv/build.sh.
+STAND_IN_BUILD = """\
+cd "$(dirname "$0")" && mkdir -p out && echo x >>times && touch out/libconvolution.so
 """
 
 
@@ -185,6 +191,7 @@ def stand_in(tmp_path: Path) -> Machine:
     copy_scripts(root)
     (root / "pyproject.toml").write_text(STAND_IN_PROJECT)
     (root / "backend.py").write_text(STAND_IN_BACKEND)
+    write_command(root / "onednn_conv", "build.sh", STAND_IN_BUILD)
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     write_wheel(wheels, "demo_part")
@@ -282,6 +289,28 @@ def test_second_run_does_nothing_and_later_wishes_are_added(stand_in: Machine) -
     assert stand_in.setup("").returncode == 0
     assert stand_in.builds() == 3
     assert stand_in.setup("demo,dev").stdout == ""  # what was there before still counts
+
+
+def test_cpu_builds_the_convolutions_once_and_again_when_they_changed(stand_in: Machine) -> None:
+    folder = stand_in.root / "onednn_conv"
+    assert stand_in.setup("").returncode == 0
+    assert not (folder / "out").exists()
+    source = folder / "convolution.cc"
+    source.touch()
+    for changed, count in ((False, 1), (False, 1), (True, 2)):
+        if changed:
+            later = (folder / "out" / "libconvolution.so").stat().st_mtime + 1
+            os.utime(source, (later, later))
+        assert stand_in.setup("cpu").returncode == 0
+        assert len((folder / "times").read_text().split()) == count
+
+
+def test_a_set_up_goes_on_without_the_convolutions(stand_in: Machine) -> None:
+    write_command(stand_in.root / "onednn_conv", "build.sh", "echo error: no way >&2; exit 2")
+    done = stand_in.setup("cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = "setup: networks compute with MindSpore's own convolutions: no way"
+    assert done.stdout.splitlines()[-1] == expected
 
 
 class BareMachine:
