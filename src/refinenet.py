@@ -8,22 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.common.initializer import Normal
 
 from src.resnext import conv
-
-
-class Upsample2x(nn.Cell):
-    """Bilinear enlargement of [B, C, H, W] to twice its height and width."""
-
-    def __init__(self, align_corners: bool) -> None:
-        super().__init__()
-        self.align_corners = align_corners
-
-    def construct(self, x: Tensor) -> Tensor:
-        size = (2 * x.shape[2], 2 * x.shape[3])
-        return ops.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+from src.upsample import Upsample2x
 
 
 class ResidualConvUnit(nn.Cell):

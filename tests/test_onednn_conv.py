@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import mindspore as ms
@@ -222,3 +224,30 @@ def test_conv_of_resnext_pads_by_half(chosen):
     layer = conv(4, 4, 7, stride=2)
     assert isinstance(layer, OneDnnConv2d)
     assert layer(ms.Tensor(drawn(1, 4, 9, 12))).shape == (1, 4, 5, 6)
+
+
+def test_more_threads_than_cores_compute_the_same_every_time():
+    """Threads fall asleep and wake up between convolutions; none may miss or repeat a part."""
+    program = (
+        "import time\n"
+        "import mindspore as ms\n"
+        "import numpy as np\n"
+        "from src.onednn_conv import OneDnnConv2d\n"
+        "ms.set_device('CPU')\n"
+        "layer = OneDnnConv2d(32, 32, 3, pad_mode='pad', padding=1)\n"
+        "image = ms.Tensor(np.random.default_rng(0).normal(size=(2, 32, 24, 24)), ms.float32)\n"
+        "first = layer(image).asnumpy()\n"
+        "for i in range(400):\n"
+        "    time.sleep(0.002 * (i % 3 == 0))\n"
+        "    np.testing.assert_array_equal(layer(image).asnumpy(), first)\n"
+        "print('equal')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "5"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "equal\n", done.stderr
