@@ -46,7 +46,7 @@ build() {
         "$PYTHON" -m pip download --disable-pip-version-check --no-input --no-deps \
             --only-binary :all: --dest "$OUT/headers" "$HEADERS" &&
         "$PYTHON" -m zipfile -e "$OUT"/headers/*.whl "$OUT/headers" &&
-        "${CXX:-g++}" -std=c++17 -O2 -Wall -Wextra -fPIC -pthread -shared -fvisibility=hidden \
+        "${CXX:-g++}" -std=c++17 -O2 -Wall -Wextra -fPIC -fopenmp -shared -fvisibility=hidden \
             -isystem "$(dirname -- "$OUT"/headers/*.data/data/include/oneapi)" \
             "$HERE/convolution.cc" -o "$OUT/new.so" "$onednn" \
             -Wl,-rpath,"$(dirname -- "$onednn")" -Wl,--no-undefined

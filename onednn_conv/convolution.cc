@@ -8,11 +8,6 @@
 // float32, padded by half the kernel; x [N, I, H, W], weight [O, I / groups, K, K], y [N, O, h, w]
 // with h = ceil(H / stride). The stride is 1 or 2, which the sizes tell.
 
-#include <sched.h>
-
-#include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -23,10 +18,11 @@
 #include <mutex>
 #include <new>
 #include <stdexcept>
-#include <thread>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
+
+#include <omp.h>
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "oneapi/dnnl/dnnl_threadpool.hpp"
@@ -41,108 +37,23 @@ constexpr std::size_t kMostShapes = 4096;  // then all are made anew: an image o
 
 enum class Kind { kForward, kInputGradient, kWeightGradient };
 
-// As many threads as OMP_NUM_THREADS says, or as the process has cores. They sleep soon after their
-// work: those of OpenMP would go on turning while MindSpore's own threads need the cores.
+// Threads of OpenMP, whose number OMP_NUM_THREADS and the process's cores decide.
 class Threads : public dnnl::threadpool_interop::threadpool_iface {
  public:
-  Threads() : count_(Count()) {
-    for (int i = 1; i < count_; ++i) {
-      std::thread([this] { Serve(); }).detach();
+  int get_num_threads() const override { return count_; }
+  bool get_in_parallel() const override { return omp_in_parallel() != 0; }
+  void parallel_for(int n, const std::function<void(int, int)> &work) override {
+#pragma omp parallel for num_threads(count_) schedule(static, 1)
+    for (int i = 0; i < n; ++i) {
+      work(i, n);
     }
   }
-
-  int get_num_threads() const override { return count_; }
-  bool get_in_parallel() const override { return is_working_; }
   uint64_t get_flags() const override { return 0; }  // parallel_for returns when all is done
   // oneDNN has it from 3.11 on; an older one never calls it, as nothing comes after it.
   void wait() override {}
 
-  void parallel_for(int n, const std::function<void(int, int)> &work) override {
-    if (n < 2 || count_ < 2 || n > kMost) {
-      for (int i = 0; i < n; ++i) {
-        work(i, n);
-      }
-      return;
-    }
-    work_ = &work;
-    done_ = 0;
-    job_ = Job{static_cast<uint32_t>(job_.load().number + 1), static_cast<uint16_t>(n), 0};
-    if (sleeping_ > 0) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      wake_.notify_all();
-    }
-    Work();
-    for (int i = 0; done_ < n; ++i) {
-      i < kTurns ? Pause() : std::this_thread::yield();
-    }
-  }
-
  private:
-  // Its number, of how many parts it is, and the first part that nobody has taken.
-  struct alignas(8) Job {
-    uint32_t number;
-    uint16_t parts;
-    uint16_t next;
-  };
-  static constexpr int kMost = 65535;
-  static constexpr int kTurns = 2000;  // some 20 us: the gap between two parts of a convolution
-
-  static int Count() {
-    const char *wanted = std::getenv("OMP_NUM_THREADS");
-    const int count = wanted ? std::atoi(wanted) : 0;
-    cpu_set_t cores;
-    const bool known = sched_getaffinity(0, sizeof(cores), &cores) == 0;
-    return std::max(1, count > 0 ? count : known ? CPU_COUNT(&cores) : 1);
-  }
-
-  static void Pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-  }
-
-  // Do what is left of the job. Who takes a part has seen the work of that very job: it stays until
-  // all parts are done, and `job_` has not changed between.
-  void Work() {
-    is_working_ = true;
-    for (Job job = job_; job.next < job.parts;) {
-      const auto *work = work_.load();
-      const Job taken{job.number, job.parts, static_cast<uint16_t>(job.next + 1)};
-      if (job_.compare_exchange_weak(job, taken)) {
-        (*work)(job.next, job.parts);
-        ++done_;
-        job = job_;
-      }
-    }
-    is_working_ = false;
-  }
-
-  void Serve() {
-    uint32_t seen = 0;
-    const auto has_job = [&] { return job_.load().number != seen; };
-    for (;;) {
-      for (int i = 0; i < kTurns && !has_job(); ++i) {
-        Pause();
-      }
-      if (!has_job()) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        ++sleeping_;
-        wake_.wait(lock, has_job);
-        --sleeping_;
-      }
-      seen = job_.load().number;
-      Work();
-    }
-  }
-
-  static inline thread_local bool is_working_ = false;
-  const int count_;
-  std::atomic<const std::function<void(int, int)> *> work_{nullptr};
-  std::atomic<Job> job_{Job{0, 0, 0}};
-  std::atomic<int> done_{0};
-  std::atomic<int> sleeping_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  int count_ = omp_get_max_threads();
 };
 
 // Memory for a convolution's tensors in oneDNN's layouts, kept for the next one: to ask the system

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, amp, nn, ops
+from mindspore.ops import constexpr
 
 AmpLevel = Literal["O0", "O1", "O2", "O3"]
 
@@ -265,11 +266,14 @@ def global_norm(values: tuple[Tensor, ...]) -> Tensor:
     """Euclidean norm over all tensors, a float32 scalar."""
     total = Tensor(0.0, ms.float32)
     for value in values:
-        squares = ops.square(value)
-        if value.ndim > 1:  # by rows first: a CPU sums a whole tensor four times as slowly
-            squares = squares.reshape(value.shape[0], -1).sum(axis=1)
-        total = total + squares.sum()
+        # By rows first: a CPU sums a whole tensor four times as slowly.
+        total = total + ops.square(value).reshape(_rows(value.shape)).sum(axis=1).sum()
     return ops.sqrt(total)
+
+
+@constexpr
+def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (shape[0], -1) if shape else (1, 1)
 
 
 def mixed_precision(network: nn.Cell, level: AmpLevel) -> None:

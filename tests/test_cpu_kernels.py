@@ -25,7 +25,9 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setenv(cpu_kernels.LIMIT, "to be restored")
     del os.environ[cpu_kernels.LIMIT]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(cpu_kernels.SWITCH, raising=False)
+    for name in (cpu_kernels.SWITCH, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "to be restored")
+        del os.environ[name]
     monkeypatch.setattr(cpu_kernels, "_chosen", cpu_kernels.FREE)
     monkeypatch.setattr(cpu_kernels, "_cpuinfo", lambda: "model name : X\nflags : avx2 avx512f\n")
     monkeypatch.setattr(cpu_kernels.platform, "machine", lambda: "x86_64")
@@ -228,6 +230,14 @@ def test_the_own_library_is_taken_where_it_is_the_fastest(
         assert cpu_kernels.chose_own() == (expected == "onednn_conv")
         assert environment.pop("ONEDNN_MAX_CPU_ISA", "") == expected.replace("onednn_conv", "")
         assert timed[1] == measured
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_its_threads_sleep_soon_unless_the_user_says_otherwise(environment, timed, library, own):
+    environment.update(own)
+    cpu_kernels.choose(checkpoints_only=True)
+    found = {key: environment[key] for key in cpu_kernels._TURNS_OF_THE_USER & environment.keys()}
+    assert found == (own or {"GOMP_SPINCOUNT": "2000"})
 
 
 def test_graphs_of_files_keep_mindspores_convolutions(environment, timed, library):
