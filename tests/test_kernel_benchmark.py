@@ -73,6 +73,7 @@ def test_the_share_is_convolutions_over_the_other_librarys_pass():
         },
         "other kernels": [0.1, 0.1, 0.1],
         "implementations": ["x64:gemm:jit"],
+        "onednn_conv": False,
     }
     theirs = ours | {"seconds": [0.9, 0.8, 0.7]}
     both = {"MindSpore": ours, "PyTorch": theirs}
@@ -87,6 +88,20 @@ def test_the_share_is_convolutions_over_the_other_librarys_pass():
     assert [what.partition(" and ")[0] for what in mixed] == [
         "MindSpore, training step: convolutions forward"
     ]
+
+
+def test_with_onednn_conv_directions_are_what_they_say():
+    each = {
+        "seconds": [3.0],
+        "convolutions": {"forward": {"seconds": [1.0], "gflop": 100}},
+        "other kernels": [0.1],
+        "implementations": ["jit:avx512_core"],
+        "onednn_conv": True,
+    }
+    both = {"MindSpore": each, "PyTorch": each}
+    rows = report.kernels({"train_step": both})
+    assert not any("lean_conv.py" in row.what for row in rows)
+    assert rows[-1].measured == "by onednn_conv/ and oneDNN's jit:avx512_core"
 
 
 def test_both_libraries_are_read(monkeypatch):

@@ -7,11 +7,12 @@ ONEDNN_VERBOSE is 1 (oneDNN developer guide, "Verbose mode"). A forward pass and
 batch 1, each in a process of its own. What no kernel of oneDNN's did is the rest: other operators,
 memory, Python.
 
-How long convolutions take depends on their kernels, which MindSpore chooses, and on which ones the
-network asks for: `src/lean_conv.py` computes gradients of inputs as forward convolutions, which
-oneDNN tells of as such, so only the sum over directions compares with PyTorch's. PyTorch computes
-small ones (batch 1, one group, no more than 20,480 values of input) without oneDNN, and with a
-single thread those of 1x1; they are in its rest. The full network has no small ones at 384x384.
+How long convolutions take depends on their kernels, which oneDNN chooses in onednn_conv/ as in
+PyTorch, and MindSpore without that. Then `src/lean_conv.py` computes gradients of inputs as forward
+convolutions, which oneDNN tells of as such: only the sum over directions compares with PyTorch's.
+PyTorch computes small ones (batch 1, one group, no more than 20,480 values of input) without
+oneDNN, and with a single thread those of 1x1; they are in its rest. The full network has no small
+ones at 384x384.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from src import cpu_kernels
 from src.config import load_config
 from tests.benchmarks import forward, train_step
 from tests.benchmarks.report import parse, print_section
@@ -33,6 +35,7 @@ from tests.benchmarks.turns import Run, Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "midas: pass"  # before each counted pass, and after the last one
+OWN = "midas: onednn_conv"  # if that computes the convolutions
 MAKERS: dict[str, dict[str, Callable[[Path], Run]]] = {
     "forward": {
         "MindSpore": lambda path: forward.make_mindspore(_network(path), forward.FOLDED),
@@ -140,7 +143,8 @@ def figures(quick: bool = False, runs: int = 3, size: int = 0) -> dict[str, Any]
                 text=True,
                 check=True,
             )
-            found[what][who] = summary(passes(done.stdout.splitlines()))
+            lines = done.stdout.splitlines()
+            found[what][who] = summary(passes(lines)) | {"onednn_conv": OWN in lines}
     return found
 
 
@@ -163,6 +167,8 @@ def _tell(what: str, who: str, config_path: str, size: str, runs: str) -> None:
     run = MAKERS[what][who](Path(config_path))
     shape = Shape(1, int(size))
     run(shape)  # compiles and allocates
+    if cpu_kernels.chose_own():
+        print(OWN, flush=True)
     for _ in range(int(runs)):
         print(MARK, time.perf_counter(), flush=True)
         run(shape)
