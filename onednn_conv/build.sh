@@ -21,6 +21,8 @@ LOG="$OUT/build.log"
 
 [[ $# -eq 0 ]] || fail "usage: bash onednn_conv/build.sh"
 require_environment
+[[ "$(uname -m)" == x86_64 ]] ||
+    fail "onednn_conv is for x86_64, not for $(uname -m): MindSpore's own convolutions stay in use"
 command -v "${CXX:-g++}" >/dev/null ||
     fail "${CXX:-g++} is missing: install a C++ compiler ('bash scripts/setup.sh cpu' does on Debian), then run this again"
 onednn="$("$PYTHON" - <<'END'
@@ -32,7 +34,7 @@ END
 )"
 [[ -n "$onednn" ]] || fail "$PYTHON has no MindSpore with oneDNN 3: its own convolutions stay in use"
 
-mkdir -p "$OUT"
+mkdir -p "$OUT" 2>/dev/null && [[ -w "$OUT" ]] || fail "cannot write to $OUT: check the rights"
 exec 9>"$OUT/lock" # two builds in one folder would write the same files: the second one waits
 ! command -v flock >/dev/null || flock 9
 stamp="$(cat "$HERE/convolution.cc" "$HERE/build.sh" "$onednn" | sha256sum) $onednn"
@@ -44,6 +46,7 @@ fi
 build() {
     rm -rf "$OUT/headers" &&
         "$PYTHON" -m pip download --disable-pip-version-check --no-input --no-deps \
+            --retries 1 --timeout 15 \
             --only-binary :all: --dest "$OUT/headers" "$HEADERS" &&
         "$PYTHON" -m zipfile -e "$OUT"/headers/*.whl "$OUT/headers" &&
         "${CXX:-g++}" -std=c++17 -O2 -Wall -Wextra -fPIC -fopenmp -shared -fvisibility=hidden \

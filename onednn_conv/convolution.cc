@@ -113,6 +113,8 @@ class Runner {
  public:
   void Run(Kind kind, const Operands &operands) {
     std::lock_guard<std::mutex> one(mutex_);
+    // Of the thread that calls: oneDNN plans for so many, here and in what it runs at once.
+    dnnl_threadpool_interop_set_max_concurrency(threads_.get_num_threads());
     const Convolution &convolution = Find(kind, operands);
     std::unordered_map<int, memory> arguments{
         {DNNL_ARG_SCRATCHPAD, In(scratchpad_, convolution.scratchpad)}};
@@ -244,8 +246,6 @@ class Runner {
 
 // The operands among MindSpore's parameters, by their places.
 int Run(Kind kind, void **data, const int *ranks, int64_t **shapes, int x, int weight, int y) {
-  // Never destroyed: MindSpore's threads may outlive what a program destroys at its end.
-  static Runner *runner = new Runner;
   const auto tensor = [&](int place) {
     if (ranks[place] != 4) {
       throw std::invalid_argument("expected tensors of 4 dimensions");
@@ -253,6 +253,8 @@ int Run(Kind kind, void **data, const int *ranks, int64_t **shapes, int x, int w
     return Tensor{data[place], Dims(shapes[place], shapes[place] + 4)};
   };
   try {
+    // Never destroyed: MindSpore's threads may outlive what a program destroys at its end.
+    static Runner *runner = new Runner;
     runner->Run(kind, {tensor(x), tensor(weight), tensor(y)});
   } catch (const std::exception &error) {
     std::fprintf(stderr, "onednn_conv: %s\n", error.what());

@@ -377,6 +377,7 @@ main() {
     check_extras "$extras"
     if [[ -n "${MIDAS_PYTHON:-}" ]]; then
         check_own_python "$extras"
+        [[ ",$extras," != *,cpu,* ]] || has_onednn_conv || build_onednn_conv
         return
     fi
     if is_ready "$extras" && [[ -z "$(without_debian_packages "$extras")" ]] &&

@@ -23,8 +23,8 @@ from src.cells import replace_part
 from src.errors import UserError
 from src.midas_net import MidasNet
 from src.onnx_runtimes import import_extra
-from src.refinenet import Upsample2x
 from src.runtime import mindspore_log_off
+from src.upsample import Upsample2x
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

@@ -13,6 +13,7 @@ class Upsample2x(nn.Cell):
 
     def __init__(self, align_corners: bool) -> None:
         super().__init__()
+        self.align_corners = align_corners
         on_cpu = ms.get_context("device_target") == "CPU"
         self.enlarge = (_EnlargeOnCpu if on_cpu else _Enlarge)(align_corners)
 

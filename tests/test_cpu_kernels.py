@@ -29,6 +29,7 @@ def environment(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "to be restored")
         del os.environ[name]
     monkeypatch.setattr(cpu_kernels, "_chosen", cpu_kernels.FREE)
+    monkeypatch.setattr(cpu_kernels, "_ours", {})
     monkeypatch.setattr(cpu_kernels, "_cpuinfo", lambda: "model name : X\nflags : avx2 avx512f\n")
     monkeypatch.setattr(cpu_kernels.platform, "machine", lambda: "x86_64")
     return os.environ
@@ -246,6 +247,22 @@ def test_graphs_of_files_keep_mindspores_convolutions(environment, timed, librar
     cpu_kernels.choose()
     assert not cpu_kernels.chose_own()
     assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+def test_its_own_limit_is_no_users(environment, timed, library):
+    """A process chooses again: what it set itself does not bind it."""
+    cpu_kernels.choose()
+    assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    cpu_kernels.choose(checkpoints_only=True)
+    assert "ONEDNN_MAX_CPU_ISA" not in environment
+    assert timed[1] == ["AVX2", "", "onednn_conv", "AVX2", ""]
+
+
+def test_processes_of_fewer_threads_compute_as_the_others(environment, timed, library, monkeypatch):
+    for threads in "12":
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        cpu_kernels.choose(checkpoints_only=True)
+    assert timed[1] == ["onednn_conv", "AVX2", ""]
 
 
 def test_another_library_is_measured_anew(environment, timed, library):

@@ -278,7 +278,7 @@ def test_kernels_are_measured_before_the_first_start_is_timed(monkeypatch):
         (cache / "graph").touch()
         return 2.0, 1.0
 
-    monkeypatch.setattr(cpu_kernels, "choose", lambda: calls.append("kernels"))
+    monkeypatch.setattr(cpu_kernels, "choose", lambda **_: calls.append("kernels"))
     monkeypatch.setattr(first_step, "start_process", start)
     first_step.figures(quick=True, runs=2)
     assert calls == ["kernels", *["start"] * 4]
