@@ -219,13 +219,13 @@ def kernels(figures: Figures) -> list[Row]:
                 speed = found["gflop"] / statistics.median(found["seconds"])
                 measured = f"{amount(found['seconds'], 's')}; {short(speed)} GFLOP/s"
                 lean = (who, what, direction) == (OURS, "train_step", "forward")
-                lean = lean and not each["onednn_conv"]
+                lean = lean and not each.get("onednn_conv")
                 rows.append(Row(f"{name}: convolutions {direction}{mixed * lean}", measured))
             rows.append(Row(f"{name}: other kernels", amount(each["other kernels"], "s")))
             rows.append(Row(f"{name}: the rest", amount(rest, "s")))
         share = f"{convolutions_share(figures, what):.2f} of PyTorch's whole pass"
         by = ", ".join(figures[what]["MindSpore"]["implementations"])
-        if figures[what]["MindSpore"]["onednn_conv"]:
+        if figures[what]["MindSpore"].get("onednn_conv"):
             by = f"onednn_conv/ and oneDNN's {by}"
         name = f"MindSpore's convolutions of a {names[what]}, as they are"
         rows.append(Row(name, f"by {by}", share))
