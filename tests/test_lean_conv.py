@@ -11,6 +11,7 @@ from mindspore import nn, ops
 from src.lean_conv import LeanConv2d
 from src.resnext import conv
 from src.train_step import mixed_precision
+from tests.gradient import Gradient
 
 ARGUMENTS = {"pad_mode": "pad", "padding": 1, "has_bias": True}
 
@@ -56,23 +57,6 @@ def test_results_are_those_of_mindspores_own_bit_for_bit():
     own, lean = (with_weights(kind, weight, bias) for kind in (nn.Conv2d, LeanConv2d))
     np.testing.assert_array_equal(lean(ms.Tensor(x)).asnumpy(), own(ms.Tensor(x)).asnumpy())
     assert [p.name for p in lean.get_parameters()] == [p.name for p in own.get_parameters()]
-
-
-class Gradient(nn.Cell):
-    """Of the sum of squares: of the input, the weight and the bias."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self.layer = layer
-        parameters = ms.ParameterTuple([layer.weight, layer.bias])
-        self.gradient = ops.value_and_grad(self.loss, 0, parameters)
-
-    def loss(self, x: ms.Tensor) -> ms.Tensor:
-        return ops.square(self.layer(x).astype(ms.float32)).sum()
-
-    def construct(self, x: ms.Tensor) -> tuple[ms.Tensor, ...]:
-        _, (of_input, of_parameters) = self.gradient(x)
-        return (of_input, *of_parameters)
 
 
 @pytest.mark.parametrize("level", ["O1", "O2", "O3"])

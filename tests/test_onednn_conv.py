@@ -21,6 +21,7 @@ from src.onednn_conv import OneDnnConv2d
 from src.resnext import conv
 from src.train_step import mixed_precision
 from tests.benchmarks.bare_step import make_batch, make_step
+from tests.gradient import Gradient
 from tests.references import TorchMidas, randomize
 from tests.weights import copy_torch_weights
 
@@ -114,23 +115,6 @@ def test_results_and_gradients_are_those_of_pytorch(
         expected = variable.grad.numpy()
         assert found.shape == expected.shape
         assert np.abs(found.asnumpy() - expected).max() <= 2e-6 * np.abs(expected).max()
-
-
-class Gradient(nn.Cell):
-    """Of the sum of squares: of the input, the weight and the bias."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
-        self.layer = layer
-        parameters = ms.ParameterTuple([layer.weight, layer.bias])
-        self.gradient = ops.value_and_grad(self.loss, 0, parameters)
-
-    def loss(self, x: ms.Tensor) -> ms.Tensor:
-        return ops.square(self.layer(x).astype(ms.float32)).sum()
-
-    def construct(self, x: ms.Tensor) -> tuple[ms.Tensor, ...]:
-        _, (of_input, of_parameters) = self.gradient(x)
-        return (of_input, *of_parameters)
 
 
 @pytest.mark.parametrize("level", ["O1", "O2", "O3"])
