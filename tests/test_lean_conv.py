@@ -10,21 +10,9 @@ from mindspore import nn, ops
 
 from src.lean_conv import LeanConv2d
 from src.resnext import conv
-from src.train_step import mixed_precision
-from tests.gradient import Gradient
+from tests.convolutions import assert_mixed_precision, drawn, with_weights
 
 ARGUMENTS = {"pad_mode": "pad", "padding": 1, "has_bias": True}
-
-
-def drawn(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def with_weights(kind: type[nn.Conv2d], weight: np.ndarray, bias: np.ndarray) -> nn.Conv2d:
-    layer = kind(weight.shape[1], weight.shape[0], 3, **ARGUMENTS)
-    layer.weight.set_data(ms.Tensor(weight))
-    layer.bias.set_data(ms.Tensor(bias))
-    return layer
 
 
 @pytest.mark.parametrize(
@@ -61,19 +49,7 @@ def test_results_are_those_of_mindspores_own_bit_for_bit():
 
 @pytest.mark.parametrize("level", ["O1", "O2", "O3"])
 def test_mixed_precision_is_that_of_mindspores_own(level):
-    """It computes in float16; weights and their gradients stay float32."""
-    x, weight, bias = drawn(2, 6, 16, 24), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
-    results = []
-    for kind in (nn.Conv2d, LeanConv2d):
-        gradient = Gradient(with_weights(kind, weight, bias))
-        mixed_precision(gradient.layer, level)
-        results.append(gradient(ms.Tensor(x)))
-    exact = Gradient(with_weights(LeanConv2d, weight, bias))(ms.Tensor(x))
-    for own, lean, full in zip(*results, exact, strict=True):
-        assert lean.dtype == own.dtype == ms.float32
-        own, lean, full = own.asnumpy(), lean.asnumpy(), full.asnumpy()
-        assert np.abs(lean - own).max() <= 2e-3 * np.abs(own).max()  # float16 has 11 bits
-        assert np.abs(lean - full).max() > 1e-5 * np.abs(full).max()  # float32 has 24
+    assert_mixed_precision(LeanConv2d, level)
 
 
 def test_only_dense_3x3_convolutions_of_stride_1_are_lean():

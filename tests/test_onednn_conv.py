@@ -19,9 +19,8 @@ from src.fold_bn import folded
 from src.midas_net import MidasNet
 from src.onednn_conv import OneDnnConv2d
 from src.resnext import conv
-from src.train_step import mixed_precision
 from tests.benchmarks.bare_step import make_batch, make_step
-from tests.gradient import Gradient
+from tests.convolutions import assert_mixed_precision, drawn, with_weights
 from tests.references import TorchMidas, randomize
 from tests.weights import copy_torch_weights
 
@@ -46,29 +45,6 @@ def built():
 def chosen(monkeypatch):
     """Networks of this test are built with it."""
     monkeypatch.setattr(cpu_kernels, "_chosen", cpu_kernels.OWN)
-
-
-def drawn(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def with_weights(
-    kind: type[nn.Conv2d], weight: np.ndarray, bias: np.ndarray, stride: int = 1, group: int = 1
-) -> nn.Conv2d:
-    outputs, inputs, kernel, _ = weight.shape
-    layer = kind(
-        inputs * group,
-        outputs,
-        kernel,
-        stride,
-        pad_mode="pad",
-        padding=kernel // 2,
-        group=group,
-        has_bias=True,
-    )
-    layer.weight.set_data(ms.Tensor(weight))
-    layer.bias.set_data(ms.Tensor(bias))
-    return layer
 
 
 @pytest.mark.parametrize(
@@ -119,20 +95,7 @@ def test_results_and_gradients_are_those_of_pytorch(
 
 @pytest.mark.parametrize("level", ["O1", "O2", "O3"])
 def test_mixed_precision_is_that_of_mindspores_own(level):
-    """Inputs, weights and results are rounded to float16; weights and their gradients stay
-    float32."""
-    x, weight, bias = drawn(2, 6, 16, 24), drawn(5, 6, 3, 3, seed=1), drawn(5, seed=2)
-    results = []
-    for kind in (nn.Conv2d, OneDnnConv2d):
-        gradient = Gradient(with_weights(kind, weight, bias))
-        mixed_precision(gradient.layer, level)
-        results.append(gradient(ms.Tensor(x)))
-    exact = Gradient(with_weights(OneDnnConv2d, weight, bias))(ms.Tensor(x))
-    for theirs, ours, full in zip(*results, exact, strict=True):
-        assert ours.dtype == theirs.dtype == ms.float32
-        theirs, ours, full = theirs.asnumpy(), ours.asnumpy(), full.asnumpy()
-        assert np.abs(ours - theirs).max() <= 2e-3 * np.abs(theirs).max()  # float16 has 11 bits
-        assert np.abs(ours - full).max() > 1e-5 * np.abs(full).max()  # float32 has 24
+    assert_mixed_precision(OneDnnConv2d, level)
 
 
 @pytest.mark.parametrize(
