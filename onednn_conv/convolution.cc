@@ -56,8 +56,8 @@ class Threads : public dnnl::threadpool_interop::threadpool_iface {
   int count_ = omp_get_max_threads();
 };
 
-// Memory for a convolution's tensors in oneDNN's layouts, kept for the next one: to ask the system
-// for it each time costs a tenth of a training step.
+// Memory for a convolution's tensors in oneDNN's layouts, kept for the next one: new pages each time
+// made the kernel take 7 % of a training step's processor time.
 class Buffer {
  public:
   void *Of(std::size_t size) {
